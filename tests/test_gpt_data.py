@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from examples.gpt import corpora, data
-from examples.gpt.config import CONFIGS, Config, UserError
+from examples.gpt.config import CONFIGS, Config
 from examples.gpt.corpora import main
+from examples.runs.errors import UserError
 
 TEXT = "to be, or not to be: that is the question\n" * 20
 

@@ -21,10 +21,11 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import wdlab
-from examples.gpt import model, optim, records, step
+from examples.gpt import model, optim, step
 from examples.gpt.config import CONFIGS, Config, check
 from examples.gpt.flags import parse
 from examples.gpt.train import main
+from examples.runs import records
 
 # TensorStore futures of a failed read are collected with their exception unread.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -8,16 +8,14 @@ import dataclasses
 import math
 from typing import Literal
 
+from examples.runs.errors import UserError
+
 SUBSTRINGS = "substrings"  # rules="substrings": by the names in wd_substrings_include
 Coupling = Literal["schedule", "lr", "lr2", "constant", "l2"]
 Rules = Literal[
     "substrings", "ALL", "NO_BIAS_OR_NORM", "KERNELS_ONLY", "MATRICES_ONLY", "BERT", "NANOGPT",
     "MINGPT", "DEEPSPEED_CHAT", "BIG_VISION",
 ]  # fmt: skip
-
-
-class UserError(ValueError):
-    """A mistake in what the user asked for, told in one line."""
 
 
 @dataclasses.dataclass(frozen=True)

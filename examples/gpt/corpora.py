@@ -1,20 +1,20 @@
 """Builds datasets: download with a checked hash, tokenize, write train.bin, val.bin, meta.json."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import tarfile
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from .config import UserError
+from examples.runs.download import download
+from examples.runs.errors import UserError, fail
+from examples.runs.flags import nearest, parse_dataclass
+
 from .data import encode_characters
-from .flags import fail, nearest, parse_dataclass
 
 END_OF_TEXT = 50_256  # GPT-2's token between documents.
 VALIDATION_EVERY = 2_000  # One document in so many goes to the validation split.
@@ -112,37 +112,6 @@ def prepare(words: Sequence[str], options: Options) -> Path:
     else:
         _write_text(folder, _read_text(file), corpus.tokenizer)
     return folder
-
-
-def download(url: str, path: Path, sha256: str) -> Path:
-    """Downloads ``url`` to ``path`` unless it is there; the hash decides whether it is right.
-
-    Raises:
-      UserError: If the network fails, or what came has another hash (nothing is kept then).
-    """
-    if path.is_file() and _hash_of(path) == sha256:
-        return path
-    part = path.with_name(path.name + ".part")
-    try:
-        with urllib.request.urlopen(url, timeout=60) as source, open(part, "wb") as target:
-            while block := source.read(1 << 20):
-                target.write(block)
-        found = _hash_of(part)
-        if found != sha256:
-            raise UserError(f"{url} has SHA-256 {found}, expected {sha256}: nothing was kept")
-        os.replace(part, path)
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"could not download {url}: {error}") from None
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
-def _hash_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_text(path: Path) -> str:

@@ -14,8 +14,10 @@ from pydoc_data import topics
 import grain
 import numpy as np
 
-from .config import Config, UserError
-from .flags import nearest
+from examples.runs.errors import UserError
+from examples.runs.flags import nearest
+
+from .config import Config
 
 GPT2_VOCABULARY = 50_304  # 50257 tokens, padded to a multiple of 64.
 

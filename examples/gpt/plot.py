@@ -4,7 +4,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from .records import Row
+from examples.runs.records import Row
 
 PANELS = {
     "loss (nats per token)": {"batch_loss": "batch", "train_loss": "training", "val_loss": "val"},

@@ -16,17 +16,19 @@ from typing import Any
 import jax
 
 import wdlab
+from examples.runs import run_dir
+from examples.runs.display import Display
+from examples.runs.errors import UserError, fail
+from examples.runs.records import Records, Row
+from examples.runs.stop import StopRequest
 from wdlab.checkpoint import CheckpointError, Checkpoints
 
 from . import data as data_lib
-from . import model, optim, run_dir, step
-from .config import Config, UserError
-from .display import Display
-from .flags import fail, parse
+from . import model, optim, step
+from .config import Config
+from .flags import parse
 from .plot import save_plot
-from .records import Records, Row
 from .sample import generate
-from .stop import StopRequest
 
 
 class Diverged(UserError):
@@ -208,7 +210,7 @@ def run(name: str, config: Config) -> int:
         trainer = Trainer(config)
     except ValueError as error:  # What wdlab and Optax say of the settings.
         raise UserError(str(error)) from error
-    folder = run_dir.choose(name, config)
+    folder = run_dir.choose(name, config.out_dir, config.resume)
     plan = wdlab.decay_plan(trainer.tx, trainer.state.params).digest()
     settings = config.trajectory() | {"data": trainer.data.digest(), "decay_plan": plan}
     with Checkpoints(

@@ -4,21 +4,21 @@ import itertools
 import tempfile
 from pathlib import Path
 
-from .config import Config, UserError
+from .errors import UserError
 
 
-def choose(name: str, config: Config) -> Path:
+def choose(name: str, out_dir: str, resume: bool) -> Path:
     """The folder of this run, made and known to be writable.
 
-    Without ``out_dir`` every new run gets its own: out/<name>, out/<name>-2, ...; and ``resume``
-    means the newest of them.
+    With an empty ``out_dir`` every new run gets its own: out/<name>, out/<name>-2, ...; and
+    ``resume`` means the newest of them.
 
     Raises:
       UserError: If the folder cannot be written, or holds a run that this one would overwrite.
     """
-    if config.out_dir:
-        folder = Path(config.out_dir)
-        if holds_run(folder) and not config.resume:
+    if out_dir:
+        folder = Path(out_dir)
+        if holds_run(folder) and not resume:
             raise UserError(
                 f"--out_dir {folder} already holds a run: add --resume to continue it, or write "
                 "another --out_dir"
@@ -29,7 +29,7 @@ def choose(name: str, config: Config) -> Path:
         folder, newest = first, first
         while holds_run(folder):
             newest, folder = folder, next(numbered)
-        folder = newest if config.resume else folder
+        folder = newest if resume else folder
     _make_writable(folder)
     return folder
 

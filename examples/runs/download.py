@@ -1,0 +1,40 @@
+"""Downloads whose content is known by its hash."""
+
+import hashlib
+import os
+import urllib.request
+from pathlib import Path
+
+from .errors import UserError
+
+
+def download(url: str, path: Path, sha256: str) -> Path:
+    """Downloads ``url`` to ``path`` unless it is there; the hash decides whether it is right.
+
+    Raises:
+      UserError: If the network fails, or what came has another hash (nothing is kept then).
+    """
+    if path.is_file() and hash_of(path) == sha256:
+        return path
+    part = path.with_name(path.name + ".part")
+    try:
+        with urllib.request.urlopen(url, timeout=60) as source, open(part, "wb") as target:
+            while block := source.read(1 << 20):
+                target.write(block)
+        found = hash_of(part)
+        if found != sha256:
+            raise UserError(f"{url} has SHA-256 {found}, expected {sha256}: nothing was kept")
+        os.replace(part, path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"could not download {url}: {error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def hash_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
