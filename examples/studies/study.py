@@ -1,0 +1,171 @@
+"""The form of every study: points -> rows of a table -> a picture and a summary.
+
+A study measures its points one after another. After each, ``results.csv`` is replaced as a whole,
+so that a run that was killed goes on with the first point it has not measured.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from matplotlib.figure import Figure
+
+from examples.runs.errors import UserError, fail
+from examples.runs.flags import parse_dataclass
+
+Size = Literal["tiny", "paper"]
+Point = dict[str, Any]  # what is varied: JSON values
+Row = dict[str, Any]  # what was measured there: numbers, and names such as the epoch's or seed's
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """One row of the results table."""
+
+    question: str
+    source: str  # what the paper or post reports, and where
+    measured: str  # what was measured here: mean and spread over how many seeds
+    agrees: Literal["yes", "in part", "no", "not testable here"]
+    remark: str = ""  # where it disagrees: what would be needed to tell
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A question, and how it is answered.
+
+    ``measure`` gets one point and the size and returns the rows of that point, all seeds together;
+    ``draw`` and ``summarize`` get every row of every point, each with the point's own columns.
+    """
+
+    name: str
+    points: Callable[[Size], Sequence[Point]]
+    measure: Callable[[Point, Size], Sequence[Row]]
+    draw: Callable[[list[Row]], Figure]
+    summarize: Callable[[list[Row]], Summary]
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """The flags of every study."""
+
+    size: Size = "tiny"  # tiny: minutes on two CPU cores; paper: the source's own settings
+    out_dir: str = ""  # empty: out/studies/<name>-<size>; a run that was killed goes on there
+
+
+def main(study: Study, argv: Sequence[str]) -> int:
+    """Runs a study to its end, or to the end of what is missing of it; the exit code."""
+    try:
+        flags = parse_dataclass(Flags, Flags(), argv, f"python -m examples.studies.{study.name}")
+        folder = Path(flags.out_dir or f"out/studies/{study.name}-{flags.size}")
+        run(study, flags.size, folder)
+    except (UserError, OSError) as error:
+        return fail(error)
+    return 0
+
+
+def run(study: Study, size: Size, folder: Path) -> Summary:
+    """Measures the points that are missing, draws the picture, writes the summary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = Table(folder / "results.csv")
+    points = list(study.points(size))
+    for i, point in enumerate(points):
+        if table.has(point):
+            continue
+        started = time.monotonic()
+        rows = study.measure(point, size)
+        seconds = time.monotonic() - started
+        table.add(point, rows, seconds)
+        text = " ".join(f"{name}={value}" for name, value in point.items())
+        print(f"{study.name} {i + 1}/{len(points)}: {text} ({seconds:.1f} s)", flush=True)
+    wanted = [row for point in points for row in table.rows_of(point)]
+    study.draw(wanted).savefig(folder / f"{study.name}.png", dpi=120)
+    summary = study.summarize(wanted)
+    record = dataclasses.asdict(summary) | {
+        "name": study.name, "size": size, "commit": commit(), "seconds": round(table.seconds, 1),
+        "device": jax.devices()[0].device_kind, "jax": jax.__version__,
+    }  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(f"{summary.question}\n  source: {summary.source}\n  measured: {summary.measured}")
+    print(f"  agrees: {summary.agrees}. {summary.remark}\n  results: {folder}")
+    return summary
+
+
+class Table:
+    """``results.csv``: the rows of each point beside the point as JSON; whole after any crash."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._rows: list[dict[str, str]] = []
+        if path.exists():
+            with open(path, newline="") as file:
+                self._rows = list(csv.DictReader(file))
+        if self._rows and "point" not in self._rows[0]:
+            raise UserError(f"{path} is not the table of a study: name another --out_dir")
+
+    @property
+    def seconds(self) -> float:
+        """The time that all points took together."""
+        return sum(float(row["seconds"]) for row in self._rows)
+
+    def has(self, point: Point) -> bool:
+        """Whether a point is measured."""
+        return any(row["point"] == _key(point) for row in self._rows)
+
+    def rows_of(self, point: Point) -> list[Row]:
+        """The rows of a point, numbers as numbers, with the point's own columns."""
+        found = [row for row in self._rows if row["point"] == _key(point)]
+        return [{**{k: _value(v) for k, v in row.items() if v != ""}, **point} for row in found]
+
+    def add(self, point: Point, rows: Sequence[Row], seconds: float) -> None:
+        """Writes the rows of a point: all of them or none."""
+        if not rows:
+            raise ValueError(f"no rows for the point {point}")
+        shared = {"point": _key(point), "seconds": str(seconds / len(rows))}
+        self._rows += [shared | {k: str(v) for k, v in row.items()} for row in rows]
+        columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        part = self.path.with_name(self.path.name + ".part")
+        with open(part, "w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(self._rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self.path)
+
+
+def _key(point: Point) -> str:
+    return json.dumps(point, sort_keys=True)
+
+
+def _value(text: str) -> Any:
+    """A number where the text is one.
+
+    >>> _value("3"), _value("nan"), _value("lr")
+    (3, nan, 'lr')
+    """
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def commit() -> str:
+    """The commit of this checkout, with a plus sign where files differ from it."""
+    head = _git("rev-parse", "--short", "HEAD")
+    return (head or "unknown") + ("+" if _git("status", "--porcelain", "-uno") else "")
+
+
+def _git(*args: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *args]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:  # No git here.
+        return ""
