@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from examples.gpt import corpora, data
-from examples.gpt.config import CONFIGS, Config
+from examples.gpt.config import Config
+from examples.gpt.configs import CONFIGS
 from examples.gpt.corpora import main
 from examples.runs.errors import UserError
 

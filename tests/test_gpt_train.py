@@ -22,7 +22,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import wdlab
 from examples.gpt import model, optim, step
-from examples.gpt.config import CONFIGS, Config, check
+from examples.gpt.config import Config, check
+from examples.gpt.configs import CONFIGS
 from examples.gpt.flags import parse
 from examples.gpt.train import main
 from examples.runs import records

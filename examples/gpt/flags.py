@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 from examples.runs.errors import UserError
 from examples.runs.flags import flag_name, nearest, parse_dataclass
 
-from .config import CONFIGS, SUBSTRINGS, Config, check
+from .config import SUBSTRINGS, Config, check
+from .configs import CONFIGS
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Config]:
