@@ -1,0 +1,1 @@
+"""Image models in Flax nnx: over-parameterized networks, with and without weight decay."""
