@@ -1,159 +1,121 @@
-"""GPT-2 in Flax nnx.
+"""The GPT in Flax nnx: embeddings, blocks (see ``blocks.py``), a head.
 
-Letters in names are shapes: B sequences, L tokens, D width, H heads, K width of a head, V
-vocabulary. The parameters' paths read ``wte/embedding``, ``blocks/0/attn/qkv/kernel``,
-``blocks/0/mlp/fc/bias``, ``ln_f/scale``: the names that decay rules speak about.
+Letters in names are shapes: B sequences, L tokens, D width, V vocabulary. The parameters' paths
+read ``wte/embedding``, ``blocks/0/attn/qkv/kernel``, ``blocks/0/mlp/fc/bias``, ``ln_f/scale``: the
+names that decay rules speak about. With ``scan_layers`` the blocks are one stack, every leaf with
+a first axis over the layers, ``blocks/attn/qkv/kernel``.
 """
 
-import math
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from .blocks import Block, Cache, Key, dtypes, initial_std, make_norm, split_key
 from .config import Config
+from .lora import freeze_base
 
 Params = dict  # nested: module name -> ... -> array
-Key = jax.Array | None  # None: no dropout
-
-
-def _split(key: Key, n: int) -> list:
-    return [None] * n if key is None else list(jax.random.split(key, n))
-
-
-def _std(config: Config, kind: str) -> float:
-    """Standard deviation of the initial weights of one kind of matrix.
-
-    Kinds: ``embedding``, ``inner`` (inside attention and MLP), ``residual`` (the inner
-    projections that end a branch, fan-in ``n_embd``), ``mlp_residual`` (fan-in ``4 n_embd``).
-    """
-    if config.custom_init:
-        fan_in = 4 * config.n_embd if kind == "mlp_residual" else config.n_embd
-        return 1 / math.sqrt(2 * fan_in) if kind == "embedding" else 1 / fan_in
-    residual = kind in ("residual", "mlp_residual")
-    return config.init_scale / (math.sqrt(2 * config.n_layer) if residual else 1)
-
-
-def _linear(config: Config, n_in: int, n_out: int, kind: str, rngs: nnx.Rngs) -> nnx.Linear:
-    init = nnx.initializers.normal(_std(config, kind))
-    dtype = jnp.dtype(config.dtype)
-    return nnx.Linear(n_in, n_out, use_bias=config.bias, kernel_init=init, dtype=dtype, rngs=rngs)
-
-
-def _layer_norm(config: Config, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(
-        config.n_embd,
-        epsilon=1e-5,
-        use_scale=config.learnable_ln,
-        use_bias=config.learnable_ln and config.bias,
-        use_fast_variance=False,
-        dtype=jnp.dtype(config.dtype),
-        rngs=rngs,
-    )
-
-
-class Attention(nnx.Module):
-    """Causal self-attention."""
-
-    def __init__(self, config: Config, rngs: nnx.Rngs):
-        d = config.n_embd
-        self.n_head = config.n_head
-        self.qkv = _linear(config, d, 3 * d, "inner", rngs)
-        self.proj = _linear(config, d, d, "residual", rngs)
-        self.dropout = nnx.Dropout(config.dropout)
-
-    def __call__(self, x_BxLxD: jax.Array, key: Key = None) -> jax.Array:
-        """Mixes each position with those before it."""
-        B, L, D = x_BxLxD.shape
-        attention_key, output_key = _split(key, 2)
-        qkv_BxLx3xHxK = self.qkv(x_BxLxD).reshape(B, L, 3, self.n_head, D // self.n_head)
-        q_BxLxHxK, k_BxLxHxK, v_BxLxHxK = jnp.moveaxis(qkv_BxLx3xHxK, 2, 0)
-        scores_BxHxLxL = jnp.einsum("blhk,bmhk->bhlm", q_BxLxHxK, k_BxLxHxK).astype(jnp.float32)
-        scores_BxHxLxL *= (D // self.n_head) ** -0.5
-        causal_LxL = jnp.tril(jnp.ones((L, L), bool))
-        att_BxHxLxL = jax.nn.softmax(jnp.where(causal_LxL, scores_BxHxLxL, -jnp.inf), axis=-1)
-        att_BxHxLxL = self.dropout(
-            att_BxHxLxL.astype(x_BxLxD.dtype), rngs=attention_key, deterministic=key is None
-        )
-        y_BxLxHxK = jnp.einsum("bhlm,bmhk->blhk", att_BxHxLxL, v_BxLxHxK)
-        y_BxLxD = self.proj(y_BxLxHxK.reshape(B, L, D))
-        return self.dropout(y_BxLxD, rngs=output_key, deterministic=key is None)
-
-
-class MLP(nnx.Module):
-    """Two linear layers with a GELU between them."""
-
-    def __init__(self, config: Config, rngs: nnx.Rngs):
-        self.fc = _linear(config, config.n_embd, 4 * config.n_embd, "inner", rngs)
-        self.proj = _linear(config, 4 * config.n_embd, config.n_embd, "mlp_residual", rngs)
-        self.dropout = nnx.Dropout(config.dropout)
-
-    def __call__(self, x_BxLxD: jax.Array, key: Key = None) -> jax.Array:
-        """Transforms each position by itself."""
-        y_BxLxD = self.proj(jax.nn.gelu(self.fc(x_BxLxD), approximate=False))
-        return self.dropout(y_BxLxD, rngs=key, deterministic=key is None)
-
-
-class Block(nnx.Module):
-    """One pre-LayerNorm transformer block."""
-
-    def __init__(self, config: Config, rngs: nnx.Rngs):
-        self.ln_1 = _layer_norm(config, rngs)
-        self.attn = Attention(config, rngs)
-        self.ln_2 = _layer_norm(config, rngs)
-        self.mlp = MLP(config, rngs)
-
-    def __call__(self, x_BxLxD: jax.Array, key: Key = None) -> jax.Array:
-        """Adds what attention and MLP say to the residual stream."""
-        attn_key, mlp_key = _split(key, 2)
-        x_BxLxD = x_BxLxD + self.attn(self.ln_1(x_BxLxD), attn_key)
-        return x_BxLxD + self.mlp(self.ln_2(x_BxLxD), mlp_key)
 
 
 class GPT(nnx.Module):
-    """Token and position embeddings, blocks, a final LayerNorm, a head tied to the tokens."""
+    """Token (and in GPT-2 position) embeddings, blocks, a final norm, a head."""
 
     def __init__(self, config: Config, vocab_size: int, rngs: nnx.Rngs):
-        embedding = nnx.initializers.normal(_std(config, "embedding"))
-        dtype = jnp.dtype(config.dtype)
-        self.wte = nnx.Embed(
-            vocab_size, config.n_embd, embedding_init=embedding, dtype=dtype, rngs=rngs
-        )
-        self.wpe = nnx.Embed(
-            config.block_size, config.n_embd, embedding_init=embedding, dtype=dtype, rngs=rngs
-        )
+        init = nnx.initializers.normal(initial_std(config, "embedding"))
+        form: dict[str, Any] = {"embedding_init": init, "rngs": rngs, **dtypes(config)}
+        self.config = config
+        self.wte = nnx.Embed(vocab_size, config.n_embd, **form)
+        if config.block == "gpt2":
+            self.wpe = nnx.Embed(config.block_size, config.n_embd, **form)
         self.dropout = nnx.Dropout(config.dropout)
-        self.blocks = nnx.List([Block(config, rngs) for _ in range(config.n_layer)])
-        self.ln_f = _layer_norm(config, rngs)
+        if config.scan_layers:
+            make = nnx.split_rngs(splits=config.n_layer)(nnx.vmap(lambda r: Block(config, r)))
+            self.blocks: Any = make(rngs)
+        else:
+            self.blocks = nnx.List([Block(config, rngs) for _ in range(config.n_layer)])
+        self.ln_f = make_norm(config, rngs)
         if not config.weight_tying:
             std = config.n_embd**-0.5 if config.custom_init else config.init_scale
             init = nnx.initializers.normal(std)
-            self.lm_head = nnx.Linear(
-                config.n_embd, vocab_size, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs
-            )
-        self.weight_tying = config.weight_tying
+            form = {"use_bias": False, "kernel_init": init, "rngs": rngs, **dtypes(config)}
+            self.lm_head = nnx.Linear(config.n_embd, vocab_size, **form)
 
     def __call__(self, tokens_BxL: jax.Array, key: Key = None) -> jax.Array:
-        """Float32 logits of the next token at every position; a key turns dropout on."""
-        embed_key, *block_keys = _split(key, 1 + len(self.blocks))
-        x_BxLxD = self.wte(tokens_BxL) + self.wpe(jnp.arange(tokens_BxL.shape[1]))
+        """Logits of the next token at every position; a key turns dropout on."""
+        return self.logits(self.features(tokens_BxL, key)[0])
+
+    def features(self, tokens_BxL, key: Key = None, caches: Any = None, start=0):
+        """What the head sees, and the caches with these tokens; their positions begin at start."""
+        embed_key, *block_keys = split_key(key, 1 + self.config.n_layer)
+        x_BxLxD = self.wte(tokens_BxL)
+        if self.config.block == "gpt2":
+            x_BxLxD += self.wpe(start + jnp.arange(tokens_BxL.shape[1]))
         x_BxLxD = self.dropout(x_BxLxD, rngs=embed_key, deterministic=key is None)
-        for block, block_key in zip(self.blocks, block_keys, strict=True):
-            x_BxLxD = block(x_BxLxD, block_key)
-        x_BxLxD = self.ln_f(x_BxLxD)
-        logits_BxLxV = self.wte.attend(x_BxLxD) if self.weight_tying else self.lm_head(x_BxLxD)
-        return logits_BxLxV.astype(jnp.float32)
+        through = self._scan_blocks if self.config.scan_layers else self._unrolled_blocks
+        x_BxLxD, caches = through(x_BxLxD, block_keys, caches, start)
+        return self.ln_f(x_BxLxD), caches
+
+    def head(self) -> jax.Array:
+        """The matrix of the logits, (D, V): the tokens' embedding where they are tied."""
+        tied = self.config.weight_tying
+        head_DxV = self.wte.embedding[...].T if tied else self.lm_head.kernel[...]
+        return head_DxV.astype(self.config.dtype)
+
+    def logits(self, x_BxLxD: jax.Array) -> jax.Array:
+        """Logits of what the head sees, in float32 or wider."""
+        logits_NxV = x_BxLxD.reshape(-1, x_BxLxD.shape[-1]) @ self.head()
+        wide = jnp.promote_types(logits_NxV.dtype, jnp.float32)
+        return logits_NxV.astype(wide).reshape(*x_BxLxD.shape[:-1], -1)
+
+    def empty_caches(self, batch: int) -> Any:
+        """Room for the keys and values of block_size tokens in every block."""
+        config = self.config
+        shape = (batch, config.block_size, config.kv_heads, config.n_embd // config.n_head)
+        if config.scan_layers:
+            return Cache(*[jnp.zeros((config.n_layer, *shape), config.dtype)] * 2)
+        return [Cache(*[jnp.zeros(shape, config.dtype)] * 2)] * config.n_layer
+
+    def _block(self, graph: nnx.GraphDef, start) -> Any:
+        """A block as a function of (x, (weights, key, cache))."""
+
+        def run(x_BxLxD, inputs):
+            weights, key, cache = inputs
+            return nnx.merge(graph, weights)(x_BxLxD, key, cache, start)
+
+        return jax.checkpoint(run) if self.config.remat else run
+
+    def _unrolled_blocks(self, x_BxLxD, keys, caches, start):
+        new_caches = []
+        for i, block in enumerate(self.blocks):
+            graph, weights = nnx.split(block)
+            cache = None if caches is None else caches[i]
+            x_BxLxD, cache = self._block(graph, start)(x_BxLxD, (weights, keys[i], cache))
+            new_caches.append(cache)
+        return x_BxLxD, new_caches
+
+    def _scan_blocks(self, x_BxLxD, keys, caches, start):
+        graph, weights = nnx.split(self.blocks)
+        keys = None if keys[0] is None else jnp.stack(keys)
+        return jax.lax.scan(self._block(graph, start), x_BxLxD, (weights, keys, caches))
 
 
 def create(config: Config, vocab_size: int, seed: int) -> tuple[nnx.GraphDef, Params]:
     """A freshly initialized model: how to compute (static), and a plain dict of arrays."""
 
-    def build() -> GPT:
-        return GPT(config, vocab_size, nnx.Rngs(seed))
+    def build() -> Params:
+        return nnx.to_pure_dict(nnx.state(GPT(config, vocab_size, nnx.Rngs(seed)), nnx.Param))
 
-    graph, _ = nnx.split(nnx.eval_shape(build), nnx.Param)
-    params = jax.jit(lambda: nnx.to_pure_dict(nnx.state(build(), nnx.Param)))()  # One program.
-    return graph, params
+    return make_graph(config, vocab_size), jax.jit(build)()  # One program.
+
+
+@functools.cache
+def make_graph(config: Config, vocab_size: int) -> nnx.GraphDef:
+    """How the model computes, without its weights."""
+    model = nnx.eval_shape(lambda: GPT(config, vocab_size, nnx.Rngs(0)))
+    return nnx.split(model, nnx.Param)[0]
 
 
 def shapes(config: Config, vocab_size: int) -> Params:
@@ -162,6 +124,11 @@ def shapes(config: Config, vocab_size: int) -> Params:
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
 
+def merge(graph: nnx.GraphDef, params: Params) -> GPT:
+    """The model whose weights are ``params``; beside adapters the other weights are constants."""
+    return nnx.merge(graph, freeze_base(params))
+
+
 def apply(graph: nnx.GraphDef, params: Params, tokens_BxL: jax.Array, key: Key = None):
     """Logits of the model whose weights are ``params``."""
-    return nnx.merge(graph, params)(tokens_BxL, key)
+    return merge(graph, params)(tokens_BxL, key)
