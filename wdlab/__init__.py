@@ -6,6 +6,7 @@ from wdlab import (
     interop,
     metrics,
     mup,
+    nonfinite,
     optimizers,
     precision,
     recipes,
@@ -17,6 +18,7 @@ from wdlab.clipping import clip_by_global_norm
 from wdlab.conversion import convert
 from wdlab.forecast import decay_profile
 from wdlab.injection import inject_hyperparams
+from wdlab.nonfinite import skip_nonfinite
 from wdlab.plan import DecayPlan, decay_plan
 from wdlab.report import inspect_decay, print_decay
 from wdlab.rules import Rule, check_rules, decay_scales
@@ -46,6 +48,7 @@ __all__ = [
     "make_update",
     "metrics",
     "mup",
+    "nonfinite",
     "optimizers",
     "precision",
     "print_decay",
@@ -53,5 +56,6 @@ __all__ = [
     "rules",
     "schedule_multiplier",
     "schedules",
+    "skip_nonfinite",
     "variants",
 ]

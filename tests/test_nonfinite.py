@@ -1,0 +1,153 @@
+"""R23: a gradient or loss that is not finite makes no step, moves no counter, stops nothing."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import wdlab
+from wdlab.nonfinite import NonfiniteError, check, counts, skip_nonfinite
+
+LR = wdlab.schedules.warmup_cosine(0.05, warmup_steps=2, decay_steps=20)
+OPTIMIZERS = {
+    "sgd": lambda: optax.sgd(0.1),
+    "momentum": lambda: optax.sgd(0.1, momentum=0.9),
+    "adamw": lambda: wdlab.optimizers.adamw(LR, weight_decay=0.1, coupling="schedule"),
+    "clipped": lambda: optax.chain(
+        wdlab.clip_by_global_norm(1.0), wdlab.optimizers.adamw(LR, weight_decay=0.1, coupling="lr")
+    ),
+    "lionw": lambda: wdlab.optimizers.lionw(LR, weight_decay=0.1, coupling="lr"),
+    "adafactor": lambda: wdlab.optimizers.adafactor(0.1, weight_decay=0.1, coupling="lr"),
+    "accumulated": lambda: optax.MultiSteps(
+        wdlab.optimizers.adamw(0.1, weight_decay=0.1, coupling="lr"), 2
+    ).gradient_transformation(),
+    "rounded": lambda: wdlab.precision.stochastic_rounding(
+        wdlab.optimizers.adamw(0.1, weight_decay=0.1, coupling="lr")
+    ),
+}
+
+
+def make_params(dtype=jnp.float32):
+    return {"w": jnp.linspace(-1, 1, 12, dtype=dtype).reshape(3, 4), "b": jnp.ones(4, dtype)}
+
+
+def gradients(step, bad=None, dtype=jnp.float32):
+    rng = np.random.default_rng(step)
+    grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), dtype), make_params())
+    return grads if bad is None else grads | {"b": grads["b"].at[2].set(bad)}
+
+
+def run(tx, steps):
+    """``steps``: (number that seeds the gradient, bad entry or None)."""
+    update, params = wdlab.make_update(tx), make_params()
+    state = wdlab.init_opt_state(tx, params)
+    for seed, bad in steps:
+        params, state = update(params, state, gradients(seed, bad))
+    return params, state
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_r23_bad_steps_leave_no_trace_but_the_count(name):
+    """Once and k times in a row, NaN and both infinities: the run equals one without those steps.
+
+    In "accumulated" they fall inside MultiSteps' window and at its end.
+    """
+    tx = skip_nonfinite(OPTIMIZERS[name]())
+    steps = [(0, None), (1, jnp.nan), (2, None), (3, None), (4, jnp.inf), (5, -jnp.inf)]
+    steps += [(6, jnp.nan), (7, None)]
+    params, state = run(tx, steps)
+    wanted, wanted_state = run(tx, [step for step in steps if step[1] is None])
+    chex.assert_trees_all_equal(params, wanted)
+    chex.assert_trees_all_equal(state.inner, wanted_state.inner)
+    assert [int(count) for count in counts(state)] == [4, 0]
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_good_steps_equal_those_of_the_optimizer_alone(name):
+    steps = [(seed, None) for seed in range(4)]
+    params, state = run(skip_nonfinite(OPTIMIZERS[name]()), steps)
+    alone, alone_state = run(OPTIMIZERS[name](), steps)
+    chex.assert_trees_all_close(params, alone, rtol=1e-6, atol=1e-7)
+    chex.assert_trees_all_close(state.inner, alone_state, rtol=1e-6, atol=1e-7)
+
+
+def test_r23_forever_keeps_the_weights_where_apply_if_finite_loses_them():
+    steps = [(0, None), *((seed, jnp.nan) for seed in range(1, 6))]
+    params, state = run(skip_nonfinite(OPTIMIZERS["adamw"]()), steps)
+    chex.assert_trees_all_equal(params, run(skip_nonfinite(OPTIMIZERS["adamw"]()), steps[:1])[0])
+    assert check(state, most_in_a_row=5) == (5, 5)
+    with pytest.raises(NonfiniteError, match=r"last 5 steps .* \(5 since the start, at most 4 in"):
+        check(state, most_in_a_row=4)
+    lost, _ = run(optax.apply_if_finite(OPTIMIZERS["adamw"](), 4), steps)
+    assert bool(jnp.isnan(lost["b"]).any())
+
+
+@pytest.mark.parametrize("name", ["value", "loss"])
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_loss_that_is_not_finite_skips_too(name, bad):
+    tx, params = skip_nonfinite(optax.sgd(0.1)), make_params()
+    update = jax.jit(tx.update)
+    updates, state = update(gradients(0), tx.init(params), params, **{name: jnp.float32(bad)})
+    assert not any(bool(leaf.any()) for leaf in jax.tree.leaves(updates))
+    updates, state = update(gradients(0), state, params, **{name: jnp.float32(1.0)})
+    assert bool(updates["w"].any())
+    assert [int(count) for count in counts(state)] == [1, 0]
+
+
+def test_extra_arguments_reach_the_optimizer():
+    tx = skip_nonfinite(optax.contrib.reduce_on_plateau(patience=1))
+    state = tx.init(make_params())
+    _, state = tx.update(gradients(0), state, make_params(), value=3.0)
+    assert float(state.inner.best_value) == 3.0
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_the_largest_number_is_finite_and_its_dtype_stays(dtype):
+    tx, params = skip_nonfinite(optax.sgd(0.0)), make_params(dtype)
+    update = jax.jit(tx.update)
+    grads = jax.tree.map(lambda p: jnp.full_like(p, jnp.finfo(dtype).max), params)
+    updates, state = update(grads, tx.init(params), params)
+    assert updates["w"].dtype == dtype
+    assert int(counts(state).skipped) == 0
+    bad = grads | {"w": grads["w"].at[0, 0].set(jnp.inf)}
+    assert int(counts(update(bad, state, params)[1]).skipped) == 1
+
+
+def test_a_state_without_counters_says_what_to_write():
+    with pytest.raises(ValueError, match=r"wdlab.skip_nonfinite\(tx\)"):
+        counts(optax.adam(0.1).init(make_params()))
+
+
+def test_counts_of_several_wrappers_are_the_worst_of_them():
+    tx = optax.partition(
+        {"a": skip_nonfinite(optax.sgd(0.1)), "b": skip_nonfinite(optax.adam(0.1))},
+        {"w": "a", "b": "b"},
+    )
+    _, state = tx.update(gradients(0, jnp.nan), tx.init(make_params()), make_params())
+    assert [int(count) for count in jax.jit(counts)(state)] == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw", "clipped", "lionw"])
+def test_the_choice_needs_no_copy(name):
+    params = {f"layer{i}": jnp.ones((64, 64)) for i in range(4)}
+    tx = skip_nonfinite(OPTIMIZERS[name]())
+    compiled = (
+        wdlab.make_update(tx).lower(params, wdlab.init_opt_state(tx, params), params).compile()
+    )
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    assert compiled.memory_analysis().temp_size_in_bytes <= 0.02 * size
+
+
+def test_it_maps_and_nests():
+    """Under vmap each member skips its own steps; inside MultiSteps and masked it works as well."""
+    tx = skip_nonfinite(OPTIMIZERS["adamw"]())
+    params = jax.tree.map(lambda p: jnp.stack([p, p]), make_params())
+    grads = jax.tree.map(lambda g, b: jnp.stack([g, b]), gradients(0), gradients(0, jnp.nan))
+    updates, state = jax.jit(jax.vmap(tx.update))(grads, jax.vmap(tx.init)(params), params)
+    assert state.skipped.tolist() == [0, 1]
+    assert bool(jnp.isfinite(updates["b"]).all())
+    nested = optax.MultiSteps(optax.masked(tx, {"w": True, "b": False}), 2)
+    jax.eval_shape(nested.update, gradients(0), nested.init(make_params()), make_params())
