@@ -1,0 +1,147 @@
+"""How much weight decay survives in bfloat16 parameters?
+
+Question: bfloat16 keeps 8 bits, so a step that takes less than 2^-9 of a weight rounds to nothing.
+Which decays survive, alone and in training, and what do stochastic rounding, Kahan compensation
+and float32 masters save?
+
+Command: ``python -m examples.studies.bf16_decay``; under two minutes on two CPU cores at size tiny.
+
+``undriven``: 10,000 weights without gradients, 1,000 steps (tiny) at each shrink per step
+lr * lambda; the share of the decay that arrives is log(mean theta_end / theta_0) over
+1000 log(1 - lr lambda), the mean over the weights. ``trained``: the digits MLP under AdamW
+(coupling "lr", lr 1e-3, lambda 0.1), parameters in bfloat16; by how much the
+decay makes the norm of the kernels smaller than in the same training without decay.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+
+import wdlab
+from wdlab import precision
+
+from . import digits
+from .study import Point, Row, Size, Study, Summary, main
+
+WRAPPERS = {
+    "float32": lambda tx: tx,
+    "bfloat16": lambda tx: tx,
+    "stochastic rounding": lambda tx: precision.stochastic_rounding(tx, seed=0),
+    "Kahan": precision.kahan,
+    "float32 masters": precision.float32_masters,
+}
+SHRINKS = [float(2.0**-k) for k in range(6, 21, 2)]
+STEPS = {"tiny": (1_000, 2_000), "paper": (10_000, 50_000)}  # undriven, trained
+LR, DECAY, SEEDS = 1e-3, 0.1, 3
+
+
+def points(size: Size) -> Sequence[Point]:
+    """Every way of storing the parameters, undriven and trained."""
+    del size
+    ways = [{"what": what, "way": way} for what in ("undriven", "trained") for way in WRAPPERS]
+    free = [{"what": "trained", "way": f"{way}, no decay"} for way in WRAPPERS]
+    return [*ways, *free]
+
+
+def measure(point: Point, size: Size) -> list[Row]:
+    """One way of storing the parameters."""
+    undriven, trained = STEPS[size]
+    if point["what"] == "undriven":
+        return [{"shrink": s, "arrived": arrived(point["way"], s, undriven)} for s in SHRINKS]
+    return [{"seed": i, **row} for i, row in enumerate(after_training(point["way"], trained))]
+
+
+def arrived(way: str, shrink: float, steps: int) -> float:
+    """The share of the decay that arrives in weights without gradients."""
+    tx = WRAPPERS[way](wdlab.decay_weights(shrink))
+    dtype = jnp.float32 if way == "float32" else jnp.bfloat16
+    start = jax.random.uniform(jax.random.key(0), (10_000,), minval=0.5, maxval=2.0).astype(dtype)
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(jnp.zeros_like(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    run = jax.jit(lambda: jax.lax.scan(step, (start, tx.init(start)), None, steps)[0][0])
+    ratio = np.mean(np.asarray(run(), float) / np.asarray(start, float))
+    with np.errstate(divide="ignore"):
+        return float(np.log(ratio) / (steps * np.log1p(-shrink)))
+
+
+def after_training(way: str, steps: int) -> list[Row]:
+    """Norm of the kernels and losses after training, a row per seed."""
+    storage, _, free = way.partition(", ")
+    dtype = jnp.float32 if storage == "float32" else jnp.bfloat16
+    tx = wdlab.optimizers.adamw(LR, weight_decay=0.0 if free else DECAY, coupling="lr")
+    tx = WRAPPERS[storage](tx)
+
+    def run(key):
+        params = jax.tree.map(lambda p: p.astype(dtype), digits.init(key))
+        params, *_ = digits.train(tx, params, key, steps=steps)
+        kernels = [layer["kernel"].astype(jnp.float32) for layer in params["layers"]]
+        return {"kernel_norm": optax.tree.norm(kernels), **digits.evaluate(params)}
+
+    seen = digits.over_seeds(run, SEEDS)
+    return [{name: float(values[i]) for name, values in seen.items()} for i in range(SEEDS)]
+
+
+def draw(rows: list[Row]) -> Figure:
+    """Share of the decay that arrives; norms after training."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for way, marker in zip(WRAPPERS, "os^vD", strict=True):
+        found = [r for r in rows if r["what"] == "undriven" and r["way"] == way]
+        left.plot(
+            [r["shrink"] for r in found], [r["arrived"] for r in found], marker=marker, label=way
+        )
+    left.axvline(2.0**-9, color="gray", linestyle=":", label="2^-9")
+    left.set(xscale="log", xlabel="shrink per step", ylabel="share of the decay that arrives")
+    left.legend()
+    for offset, suffix in ((-0.1, ""), (0.1, ", no decay")):
+        norms = [norms_of(rows, way + suffix) for way in WRAPPERS]
+        at = np.arange(len(norms)) + offset
+        label = suffix.strip(", ") or "weight decay 0.1"
+        right.errorbar(
+            at, [n.mean() for n in norms], [n.std() for n in norms], fmt="o", label=label
+        )
+    right.set_xticks(range(len(WRAPPERS)), list(WRAPPERS), rotation=20, ha="right")
+    right.set_ylabel("norm of the kernels after training")
+    right.legend()
+    return figure
+
+
+def norms_of(rows: list[Row], way: str) -> np.ndarray:
+    """The norms of the trained kernels, over the seeds."""
+    return np.array(
+        [r["kernel_norm"] for r in rows if r["what"] == "trained" and r["way"] == way], float
+    )
+
+
+def summarize(rows: list[Row]) -> Summary:
+    """What arrives at 2^-14, near lr 6e-4 and weight decay 0.1; what training makes of it."""
+    at = {r["way"]: r["arrived"] for r in rows if r.get("shrink") == 2.0**-14}
+    effect = {w: norms_of(rows, f"{w}, no decay") - norms_of(rows, w) for w in WRAPPERS}
+    kept = {way: 100 * effect[way] / effect["float32"] for way in WRAPPERS}
+    saved = ("stochastic rounding", "Kahan", "float32 masters")
+    holds = abs(at["bfloat16"]) < 0.01 and all(abs(at[way] - 1) < 0.02 for way in saved)
+    return Summary(
+        "How much decay survives in bfloat16 parameters?",
+        "nothing below 2^-9 per step (the rounding step of bfloat16)",
+        f"undriven at 2^-14 per step, share that arrives: bfloat16 {abs(at['bfloat16']):.0%}, "
+        + ", ".join(f"{way} {at[way]:.1%}" for way in saved)
+        + "; in AdamW training (lr 1e-3, decay 0.1) the decay shrinks the kernels' norm by "
+        + ", ".join(f"{digits.spread(kept[way])} % ({way})" for way in ("bfloat16", *saved))
+        + f" of what it does in float32 ({SEEDS} seeds)",
+        "yes" if holds else "no",
+    )
+
+
+STUDY = Study("bf16_decay", points, measure, draw, summarize)
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY, sys.argv[1:]))
