@@ -49,6 +49,7 @@ class Checkpoints:
         data, seed, the decay plan's digest. Stored in each step and compared by ``restore``.
       keep: How many of the newest steps to keep.
       best: A key of the ``metrics`` given to ``save``; the step where it was lowest is kept too.
+      read_only: Whether to leave the folder as it is, which another run may be writing to.
 
     Example:
       >>> import tempfile
@@ -67,6 +68,7 @@ class Checkpoints:
         settings: Mapping[str, Any] | None = None,
         keep: int = 2,
         best: str | None = None,
+        read_only: bool = False,
     ):
         self.directory = Path(directory).absolute()
         self._settings = json.loads(json.dumps(dict(settings or {})))
@@ -82,7 +84,8 @@ class Checkpoints:
             )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(kept),
-            cleanup_tmp_directories=True,  # Left by a process killed inside a save.
+            cleanup_tmp_directories=not read_only,  # Left by a process killed inside a save.
+            create=not read_only,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
@@ -112,7 +115,7 @@ class Checkpoints:
           step: The number of updates made.
           state: Pytree of arrays: parameters, optimizer state, random keys.
           record: JSON values to give back, such as the data iterator's state.
-          metrics: Values that decide which step is best.
+          metrics: What decides which step is best.
         """
         if step in self._manager.all_steps():
             return
@@ -130,7 +133,9 @@ class Checkpoints:
         )
         self._manager.save(step, args=args, metrics=dict(metrics) if metrics else None, force=True)
 
-    def restore(self, like: PyTree, *, check_settings: bool = True) -> Restored | None:
+    def restore(
+        self, like: PyTree, *, check_settings: bool = True, step: int | None = None
+    ) -> Restored | None:
         """Reads the newest step that is whole; None where there is no step at all.
 
         Newer steps that are damaged are renamed to ``damaged-<step>`` (never deleted), so that the
@@ -139,29 +144,30 @@ class Checkpoints:
         Args:
           like: Pytree of arrays (or ``jax.ShapeDtypeStruct`` with shardings) to restore into.
           check_settings: Whether settings that differ are an error.
+          step: Only this one, and nothing is renamed; None: the newest that is whole.
 
         Raises:
           CheckpointError: If the settings or the arrays' layout differ, or no step is whole.
         """
         self.wait()
         damaged: dict[int, str] = {}
-        for step in reversed(self.steps()):
+        for number in reversed(self.steps()) if step is None else [step]:
             found = None
             with _without_asyncio_reports():
                 try:
-                    found = self._read(step, like, check_settings)
+                    found = self._read(number, like, check_settings)
                 except CheckpointError:
                     raise
                 except Exception as error:  # noqa: BLE001  Damaged files raise anything.
-                    damaged[step] = _reason(error)
+                    damaged[number] = _reason(error)
                 if found is None:
                     gc.collect()  # asyncio reports a failed task when it is collected: now.
             if found is not None:
                 self._set_aside(damaged)
-                return Restored(step, *found, damaged)
+                return Restored(number, *found, damaged)
         if damaged:
-            reasons = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
-            raise CheckpointError(f"no checkpoint in {self.directory} is whole: {reasons}")
+            why = "; ".join(f"step {number}: {reason}" for number, reason in damaged.items())
+            raise CheckpointError(f"no checkpoint in {self.directory} is whole: {why}")
         return None
 
     def wait(self) -> None:
@@ -238,8 +244,8 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _first(items: list[str]) -> str:
-    more = len(items) - _MOST_NAMED
-    return ", ".join(items[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = f" and {len(items) - _MOST_NAMED} more" if len(items) > _MOST_NAMED else ""
+    return ", ".join(items[:_MOST_NAMED]) + more
 
 
 def _reason(error: Exception, longest: int = 200) -> str:
