@@ -2,6 +2,7 @@
 
 from wdlab import (
     conventions,
+    curvature,
     groups,
     interop,
     metrics,
@@ -34,6 +35,7 @@ __all__ = [
     "clip_by_global_norm",
     "conventions",
     "convert",
+    "curvature",
     "decay_plan",
     "decay_profile",
     "decay_scales",

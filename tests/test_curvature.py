@@ -1,0 +1,223 @@
+"""Curvature against dense Hessians and Jacobians of small nets, in float64."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from wdlab import curvature
+from wdlab.jacobians import rademacher_like
+
+SIZES = (5, 6, 4)  # Of a net with one hidden layer: 64 weights.
+
+
+def outputs(params, x_D):
+    hidden_H = jnp.tanh(x_D @ params["a"]["kernel"] + params["a"]["bias"])
+    return hidden_H @ params["b"]["kernel"] + params["b"]["bias"]
+
+
+def loss(params, batch):
+    x_BxD, y_BxC = batch
+    return jnp.mean(jnp.square(jax.vmap(partial(outputs, params))(x_BxD) - y_BxC))
+
+
+@pytest.fixture
+def net(x64):
+    rng = np.random.default_rng(0)
+    d, h, c = SIZES
+    params = {
+        "a": {"kernel": rng.normal(size=(d, h)), "bias": rng.normal(size=h)},
+        "b": {"kernel": rng.normal(size=(h, c)), "bias": rng.normal(size=c)},
+    }
+    batches = rng.normal(size=(3, 7, d)), rng.normal(size=(3, 7, c))  # Three of seven examples.
+    return jax.tree.map(jnp.asarray, (params, batches))
+
+
+@pytest.fixture
+def dense(net):
+    params, batches = net
+    flat, unflatten = ravel_pytree(params)
+    whole = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), batches)
+    hessian = jax.jit(jax.hessian(lambda w: loss(unflatten(w), whole)))(flat)
+    return np.asarray(hessian)
+
+
+def test_products_with_the_hessian(net, dense):
+    params, batches = net
+    vector = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
+    product = jax.jit(partial(curvature.hessian_vector_product, loss))
+    expected = dense @ np.asarray(ravel_pytree(vector)[0])
+    got = ravel_pytree(product(params, vector, batches))[0]
+    np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-12)
+
+
+def test_exact_trace(net, dense):
+    for at_once in (1, 10):  # 64 is no multiple of 10.
+        got = curvature.hessian_trace_exact(loss, *net, probes_at_once=at_once)
+        np.testing.assert_allclose(got, np.trace(dense), rtol=1e-12)
+
+
+def test_trace_is_within_its_error_bars_for_all_of_twenty_seeds(net, dense):
+    keys = jax.random.split(jax.random.key(0), 20)
+    runs = [curvature.hessian_trace(loss, net[0], key, net[1]) for key in keys]
+    found = curvature.Estimate(*np.transpose(runs))
+    errors = (found.value - np.trace(dense)) / found.standard_error
+    assert np.all(np.abs(errors) < 4)
+    assert 0.4 < np.std(errors) < 2.0  # The bars are neither too long nor too short.
+    assert np.all((found.probes >= 10) & (found.probes <= 100))
+    # The variance of one probe is known: twice the squares off the diagonal.
+    off_diagonal = dense - np.diag(np.diag(dense))
+    expected = np.sqrt(2 * np.sum(off_diagonal**2) / found.probes)
+    np.testing.assert_allclose(np.mean(found.standard_error / expected), 1.0, atol=0.2)
+
+
+def test_probes_at_once_find_the_same_and_tolerance_stops(net, dense):
+    trace = partial(curvature.hessian_trace, loss, net[0], jax.random.key(1), net[1])
+    many = trace(tolerance=0.0, max_probes=90, probes_at_once=20)
+    assert many.probes == 100  # Rounded up.
+    assert abs(many.value - np.trace(dense)) < 4 * many.standard_error
+    assert trace(tolerance=1e9, min_probes=5).probes == 5
+
+
+def twin_of_trace(hessian, key, tolerance, like):
+    """PyHessian's loop (min_probes=2) with the same probes, in NumPy."""
+    values, mean = [], 0.0
+    for n in range(100):
+        probe_key = jax.random.split(jax.random.fold_in(key, n), 1)[0]
+        v = np.asarray(ravel_pytree(rademacher_like(like, probe_key))[0])
+        values.append(v @ hessian @ v)
+        before, mean = mean, np.mean(values)
+        if n >= 1 and abs(mean - before) / (abs(before) + 1e-6) < tolerance:
+            break
+    return mean, np.std(values, ddof=1) / np.sqrt(len(values)), len(values)
+
+
+def test_the_loop_is_pyhessians(net, dense):
+    key = jax.random.key(3)
+    found = curvature.hessian_trace(loss, net[0], key, net[1], tolerance=1e-2, min_probes=2)
+    np.testing.assert_allclose(found, twin_of_trace(dense, key, 1e-2, net[0]), rtol=1e-9)
+
+
+@pytest.mark.parametrize("which", ["largest", "magnitude"])
+def test_top_eigenvalues(which, net, dense):
+    spectrum = np.linalg.eigvalsh(dense)
+    order = np.argsort(-np.abs(spectrum) if which == "magnitude" else -spectrum)
+    key = jax.random.key(0)
+    top = curvature.hessian_eigenvalues(loss, *net[:1], key, net[1], k=5, steps=40, which=which)
+    np.testing.assert_allclose(top.values, spectrum[order[:5]], rtol=1e-6)
+    assert np.all(top.error_bounds < 1e-6)
+
+
+def test_few_steps_stay_within_their_error_bounds(net, dense):
+    spectrum = np.linalg.eigvalsh(dense)
+    top = curvature.hessian_eigenvalues(loss, net[0], jax.random.key(0), net[1], k=8, steps=8)
+    nearest = np.abs(np.asarray(top.values)[:, None] - spectrum).min(axis=1)
+    assert np.all(nearest <= top.error_bounds)
+    assert 1e-3 < top.error_bounds.max() < np.ptp(spectrum)  # A bound that says something.
+
+
+def test_every_eigenvalue_with_its_multiplicity_when_the_steps_exhaust_the_space(x64):
+    """Three distinct eigenvalues of 7: invariant subspaces end the recursion, and it goes on."""
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(7, 7)))[0]
+    spectrum = np.array([4.0, 4.0, 1.0, 0.0, 0.0, 0.0, -2.0])
+    matrix = jnp.asarray(basis * spectrum @ basis.T)
+    found = curvature.hessian_eigenvalues(
+        lambda w: w @ matrix @ w / 2, jnp.ones(7), jax.random.key(0), k=7
+    )
+    np.testing.assert_allclose(found.values, spectrum, atol=1e-12)
+
+
+def test_jacobian_norm_and_its_estimate(net):
+    params, (x_NxBxD, _) = net
+    examples = x_NxBxD.reshape(-1, SIZES[0])
+    rows = jax.jit(jax.vmap(jax.jacrev(outputs), (None, 0)))(params, examples)
+    squares = sum(np.sum(np.square(leaf.reshape(21, -1)), 1) for leaf in jax.tree.leaves(rows))
+    expected = np.mean(np.sqrt(squares))
+    for at_once in (1, 4):  # 21 is no multiple of 4.
+        exact = curvature.jacobian_norm(outputs, params, examples, examples_at_once=at_once)
+        np.testing.assert_allclose(exact, expected, rtol=1e-12)
+    keys = jax.random.split(jax.random.key(0), 20)
+    runs = [curvature.jacobian_norm_estimate(outputs, params, examples, key) for key in keys]
+    found = curvature.Estimate(*np.transpose(runs))
+    errors = (found.value - expected) / found.standard_error
+    assert np.all(np.abs(errors) < 4)
+    assert 0.4 < np.std(errors) < 2.0
+    assert abs(np.mean(errors)) < 4 / 20**0.5  # The bias of the root is taken out.
+
+
+def test_scale_invariance_is_seen_and_its_absence_too():
+    """Float32 as a model is trained: columns normalized, so that each may be rescaled."""
+    rng = np.random.default_rng(0)
+    params = {
+        "kernel": jnp.asarray(rng.normal(size=(6, 4)), jnp.float32),
+        "bias": jnp.asarray(rng.normal(size=4), jnp.float32),
+    }
+    batches = jnp.asarray(rng.normal(size=(3, 5, 6)), jnp.float32)
+
+    def normalized(params, x_BxD):
+        kernel = params["kernel"] / jnp.linalg.norm(params["kernel"], axis=0)
+        return jnp.mean(jnp.square(jnp.tanh(x_BxD @ kernel + params["bias"]) - 0.5))
+
+    cosines = curvature.gradient_weight_cosines(normalized, params, batches)
+    grads = np.mean([np.asarray(jax.grad(normalized)(params, x)["bias"]) for x in batches], 0)
+    bias = np.asarray(params["bias"])
+    expected = abs(grads @ bias) / np.linalg.norm(grads) / np.linalg.norm(bias)
+    np.testing.assert_allclose(cosines["bias"], expected, rtol=1e-5)
+    assert cosines["kernel"] < 1e-5
+    assert curvature.rescaling_error(
+        normalized, params, batches, rules={"kernel": 1, "bias": 0}
+    ) < (1e-6)
+    tripled = jax.tree.map(lambda p: 3 * p, params)
+    change = np.mean([normalized(tripled, x) - normalized(params, x) for x in batches])
+    got = curvature.rescaling_error(normalized, params, batches)
+    np.testing.assert_allclose(got, abs(change), rtol=1e-5)
+
+
+def test_a_zero_leaf_has_cosine_zero():
+    cosines = curvature.gradient_weight_cosines(lambda w: jnp.sum(w), jnp.zeros(3))
+    assert list(cosines.values()) == [0.0]
+
+
+def test_one_compilation_for_other_values_and_probe_numbers():
+    traces = []
+
+    def counted(w):
+        traces.append(1)
+        return jnp.sum(w**4)
+
+    curvature.hessian_trace(counted, jnp.ones(3), jax.random.key(0))
+    first = len(traces)
+    curvature.hessian_trace(counted, jnp.zeros(3), jax.random.key(1), tolerance=0.5, max_probes=20)
+    assert len(traces) == first
+
+
+def test_sixteen_bit_parameters_are_taken_as_float32():
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    top = curvature.hessian_eigenvalues(
+        lambda p: jnp.sum(p["w"] ** 2 * jnp.array([1.0, 2.0, 3.0])), params, jax.random.key(0)
+    )
+    assert top.values.dtype == jnp.float32
+    np.testing.assert_allclose(top.values, [6.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 0}, "k must be a number in"),
+        ({"k": 9}, "k must be a number in"),
+        ({"which": "smallest"}, "which must be"),
+    ],
+)
+def test_senseless_eigenvalue_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        curvature.hessian_eigenvalues(jnp.sum, jnp.ones(3), jax.random.key(0), **arguments)
+
+
+@pytest.mark.parametrize("bad", [{"min_probes": 1}, {"max_probes": 5}, {"tolerance": -1.0}])
+def test_senseless_trace_arguments_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        curvature.hessian_trace(jnp.sum, jnp.ones(3), jax.random.key(0), **bad)
