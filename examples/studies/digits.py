@@ -80,9 +80,13 @@ def train(
     steps: int,
     batch_size: int = 64,
     examples: int = TRAIN,
+    noise: float = 0.0,
     observe: Callable[[Params, Params, Params, Any], Any] | None = None,
 ) -> tuple[Params, Any, Any]:
     """Trains on batches drawn with replacement from the first ``examples``; traceable.
+
+    ``noise`` is the standard deviation of what each step adds to its images: it keeps gradients
+    from vanishing once everything is learnt.
 
     Returns the parameters, the optimizer state, and ``observe(params, updates, grads, state)``,
     params those before the update, stacked over the steps (the batch's loss by default).
@@ -91,8 +95,12 @@ def train(
 
     def step(carry, key):
         params, state = carry
-        batch_B = jax.random.randint(key, (batch_size,), 0, examples)
-        value, grads = jax.value_and_grad(loss)(params, x[batch_B], y[batch_B])
+        batch_key, noise_key = jax.random.split(key)
+        batch_B = jax.random.randint(batch_key, (batch_size,), 0, examples)
+        x_BxD = x[batch_B]
+        if noise:
+            x_BxD += noise * jax.random.normal(noise_key, x_BxD.shape)
+        value, grads = jax.value_and_grad(loss)(params, x_BxD, y[batch_B])
         updates, state = tx.update(grads, state, params)
         seen = observe(params, updates, grads, state) if observe else {"batch_loss": value}
         return (optax.apply_updates(params, updates), state), seen
