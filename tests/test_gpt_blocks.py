@@ -1,6 +1,7 @@
 """LLaMA's and Qwen's blocks against a float64 NumPy twin, layers by scan, remat, adapters."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -13,7 +14,7 @@ from examples.gpt import lora, model
 from examples.gpt.config import Config, check
 from examples.gpt.step import losses
 from examples.runs.errors import UserError
-from tests.test_gpt_model import TOKENS, VOCAB, with_noise
+from tests.test_gpt_model import TOKENS, VOCAB
 from wdlab.paths import leaves_with_paths
 
 LLAMA = Config(
@@ -22,6 +23,24 @@ LLAMA = Config(
 )  # fmt: skip
 GPT2 = Config(n_layer=2, n_head=2, n_embd=8, block_size=6, bias=True)
 QWEN = dataclasses.replace(LLAMA, block="qwen", weight_tying=True)
+
+# Half the time to compile, or a quarter with dropout; the programs run for a millisecond.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def random_params(config):
+    """Weights away from their initial values, so that biases, norms and adapters count."""
+    rng = np.random.default_rng(1)
+    dtype = np.promote_types(np.float32, config.dtype)
+    return jax.tree.map(
+        lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(dtype) + (leaf.ndim == 1),
+        model.shapes(config, VOCAB),
+    )
+
+
+def logits_of(config, params):
+    graph = model.make_graph(config, VOCAB)
+    return jit(lambda params: model.apply(graph, params, TOKENS))(params)
 
 
 def numpy_llama(p, tokens, config):
@@ -57,18 +76,11 @@ def numpy_llama(p, tokens, config):
 
 
 @pytest.mark.parametrize("config", [LLAMA, QWEN], ids=lambda c: c.block)
-def test_logits_equal_the_numpy_twin(config):
-    graph, params = model.create(config, VOCAB, seed=0)
-    params = with_noise(params)
-    expected = numpy_llama(jax.tree.map(np.float64, params), TOKENS, config)
-    np.testing.assert_allclose(model.apply(graph, params, TOKENS), expected, rtol=2e-4, atol=2e-5)
-
-
-def test_float64_computes_with_float64_weights(x64):
-    graph, params = model.create(dataclasses.replace(LLAMA, dtype="float64"), VOCAB, seed=0)
-    params = with_noise(params)
-    expected = numpy_llama(params, TOKENS, LLAMA)
-    np.testing.assert_allclose(model.apply(graph, params, TOKENS), expected, rtol=1e-12)
+def test_logits_equal_the_numpy_twin(config, x64):
+    config = dataclasses.replace(config, dtype="float64")  # And float64 weights with it.
+    params = random_params(config)
+    expected = numpy_llama(params, TOKENS, config)
+    np.testing.assert_allclose(logits_of(config, params), expected, rtol=1e-11)
 
 
 @pytest.mark.parametrize(
@@ -98,16 +110,14 @@ def stacked(params):
     return params | {"blocks": blocks}
 
 
-@pytest.mark.parametrize("config", [GPT2, LLAMA], ids=lambda c: c.block)
-def test_scan_and_remat_change_neither_loss_nor_gradient(config):
-    config = dataclasses.replace(config, dropout=0.1)
-    _, params = model.create(config, VOCAB, seed=0)
-    params = with_noise(params)
+def test_scan_and_remat_change_neither_loss_nor_gradient():
+    config = dataclasses.replace(QWEN, dropout=0.1)
+    params = random_params(config)
 
     def value_and_grad(params, **change):
         graph = model.make_graph(dataclasses.replace(config, **change), VOCAB)
-        loss = jax.jit(lambda p: losses(graph, p, TOKENS, jax.random.key(0))[0])
-        return jax.value_and_grad(loss)(params)
+        loss = lambda p: losses(graph, p, TOKENS, jax.random.key(0))[0]  # noqa: E731
+        return jit(jax.value_and_grad(loss))(params)
 
     loss, grads = value_and_grad(params)
     again = value_and_grad(params, remat=True)
@@ -130,23 +140,28 @@ def test_scanned_blocks_are_initialized_one_by_one_and_decay_as_before():
         check(dataclasses.replace(config, rules="MATRICES_ONLY"))
 
 
-@pytest.mark.parametrize("scan", [False, True])
-def test_adapters_start_at_zero_train_alone_and_merge(scan):
-    config = dataclasses.replace(LLAMA, lora_rank=2, lora_alpha=6.0, scan_layers=scan)
-    graph, params = model.create(config, VOCAB, seed=0)
-    plain = model.make_graph(dataclasses.replace(config, lora_rank=0), VOCAB)
-    base = lora.merge_adapters(params, scale=0.0)
-    logits = model.apply(plain, base, TOKENS)
-    np.testing.assert_array_equal(model.apply(graph, params, TOKENS), logits)
+def test_adapters_start_at_zero():
+    _, params = model.create(dataclasses.replace(GPT2, n_layer=1, lora_rank=2), VOCAB, seed=0)
+    adapters = {p: x for p, x in leaves_with_paths(params) if "lora" in p}
+    assert len(adapters) == 8
+    assert all(bool(x.any()) == ("lora_a" in path) for path, x in adapters.items())
 
-    params = with_noise(params)
-    grads = jax.grad(lambda p: losses(graph, p, TOKENS)[0])(params)
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_adapters_train_alone_and_merge(scan):
+    config = dataclasses.replace(LLAMA, n_layer=1, lora_rank=2, lora_alpha=6.0, scan_layers=scan)
+    graph, params = model.make_graph(config, VOCAB), random_params(config)
+    grads = jit(jax.grad(lambda p: losses(graph, p, TOKENS)[0]))(params)
     for path, grad in leaves_with_paths(grads):
         assert bool(grad.any()) == ("lora" in path), path
+
+    plain = dataclasses.replace(config, lora_rank=0)
     merged = lora.merge_adapters(params, scale=3.0)
-    assert jax.tree.structure(merged) == jax.tree.structure(base)
-    expected = model.apply(graph, params, TOKENS)
-    np.testing.assert_allclose(model.apply(plain, merged, TOKENS), expected, rtol=1e-4, atol=1e-5)
+    assert jax.tree.structure(merged) == jax.tree.structure(model.shapes(plain, VOCAB))
+    expected = logits_of(config, params)
+    np.testing.assert_allclose(logits_of(plain, merged), expected, rtol=1e-3, atol=1e-4)
+    without = logits_of(plain, lora.merge_adapters(params, scale=0.0))
+    assert not np.allclose(without, expected, atol=0.1)
 
 
 def test_every_rule_takes_adapters_for_matrices_and_the_lora_groups_find_them():
