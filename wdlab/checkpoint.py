@@ -7,28 +7,31 @@ and in the same record the checksum, shape and dtype of every array and the run'
 it is checked when the step is read.
 """
 
-import contextlib
 import gc
-import hashlib
 import json
-import logging
 import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from wdlab.checkpoint_files import (
+    CheckpointError,
+    as_path,
+    lock,
+    read_record,
+    read_state,
+    reason,
+    sealed,
+    together,
+    without_asyncio_reports,
+)
 from wdlab.checksum import layout, leaf_checksum, named_leaves
+from wdlab.settings import first_of, setting_differences
 
 PyTree = Any
-_MOST_NAMED = 5  # Leaves or settings named in one message.
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that does not fit this run, or of which no step is whole."""
 
 
 class Restored(NamedTuple):
@@ -38,6 +41,7 @@ class Restored(NamedTuple):
     state: PyTree  # like the argument
     record: dict[str, Any]  # what was given to save
     damaged: dict[int, str]  # newer steps that could not be used -> why; set aside on disk
+    differences: list[str]  # settings that are others than here, with check_settings=False
 
 
 class Checkpoints:
@@ -45,11 +49,14 @@ class Checkpoints:
 
     Args:
       directory: Where the steps lie, one folder each.
-      settings: What must be equal for a resumed run to be the same run: JSON values such as sizes,
-        data, seed, the decay plan's digest. Stored in each step and compared by ``restore``.
+      settings: What must be equal for a resumed run to be the same run: JSON values, such as
+        :func:`wdlab.settings.run_settings` gives. Stored in each step and compared by ``restore``.
       keep: How many of the newest steps to keep.
       best: A key of the ``metrics`` given to ``save``; the step where it was lowest is kept too.
       read_only: Whether to leave the folder as it is, which another run may be writing to.
+
+    Raises:
+      CheckpointError: If another run writes to the folder, or this process may not.
 
     Example:
       >>> import tempfile
@@ -70,8 +77,12 @@ class Checkpoints:
         best: str | None = None,
         read_only: bool = False,
     ):
-        self.directory = Path(directory).absolute()
+        self.directory = as_path(directory)
         self._settings = json.loads(json.dumps(dict(settings or {})))
+        self._read_only = read_only
+        self._saving: int | None = None
+        writes = jax.process_index() == 0 and not read_only
+        self._lock = together(lambda: lock(self.directory) if writes else None)
         kept: list = [policies.LatestN(keep)]
         if best is not None:
             kept.append(
@@ -116,7 +127,12 @@ class Checkpoints:
           state: Pytree of arrays: parameters, optimizer state, random keys.
           record: JSON values to give back, such as the data iterator's state.
           metrics: What decides which step is best.
+
+        Raises:
+          CheckpointError: If this step or the one before cannot be written (disk full ...).
         """
+        if self._read_only:
+            raise CheckpointError(f"{self._where} was opened with read_only=True")
         if step in self._manager.all_steps():
             return
         leaves = named_leaves(state)
@@ -127,11 +143,16 @@ class Checkpoints:
             "layout": {name: layout(leaf) for name, leaf in leaves.items()},
             "checksums": {name: [int(word) for word in pair] for name, pair in sums.items()},
         }
-        sealed = {"body": body, "sha256": _seal(body)}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(leaves), record=ocp.args.JsonSave(sealed)
+            state=ocp.args.StandardSave(leaves), record=ocp.args.JsonSave(sealed(body))
         )
-        self._manager.save(step, args=args, metrics=dict(metrics) if metrics else None, force=True)
+        self.wait()
+        self._saving = step
+        chosen = dict(metrics) if metrics else None
+        try:
+            self._manager.save(step, args=args, metrics=chosen, force=True)
+        except Exception as error:
+            raise self._unsaved(error) from error
 
     def restore(
         self, like: PyTree, *, check_settings: bool = True, step: int | None = None
@@ -143,7 +164,8 @@ class Checkpoints:
 
         Args:
           like: Pytree of arrays (or ``jax.ShapeDtypeStruct`` with shardings) to restore into.
-          check_settings: Whether settings that differ are an error.
+          check_settings: Whether settings that differ are an error; otherwise they are returned.
+            A number that ``inject_hyperparams`` keeps in the state is then the checkpoint's.
           step: Only this one, and nothing is renamed; None: the newest that is whole.
 
         Raises:
@@ -153,101 +175,80 @@ class Checkpoints:
         damaged: dict[int, str] = {}
         for number in reversed(self.steps()) if step is None else [step]:
             found = None
-            with _without_asyncio_reports():
+            with without_asyncio_reports():
                 try:
                     found = self._read(number, like, check_settings)
                 except CheckpointError:
                     raise
                 except Exception as error:  # noqa: BLE001  Damaged files raise anything.
-                    damaged[number] = _reason(error)
+                    damaged[number] = reason(error)
                 if found is None:
                     gc.collect()  # asyncio reports a failed task when it is collected: now.
             if found is not None:
                 self._set_aside(damaged)
-                return Restored(number, *found, damaged)
+                state, body = found
+                differences = setting_differences(body["settings"], self._settings)
+                return Restored(number, state, body["record"], damaged, differences)
         if damaged:
-            why = "; ".join(f"step {number}: {reason}" for number, reason in damaged.items())
-            raise CheckpointError(f"no checkpoint in {self.directory} is whole: {why}")
+            reasons = "; ".join(f"step {number}: {why}" for number, why in damaged.items())
+            raise CheckpointError(f"no checkpoint in {self._where} is whole: {reasons}")
         return None
 
     def wait(self) -> None:
-        """Returns when everything saved so far is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when everything saved so far is on disk.
+
+        Raises:
+          CheckpointError: If it cannot be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unsaved(error) from error
 
     def close(self) -> None:
-        """Waits for the saves and releases the threads."""
-        self._manager.close()
+        """Waits for the saves and releases the threads and the folder."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+            if self._lock is not None:
+                self._lock.__exit__(None, None, None)
+
+    @property
+    def _where(self) -> str:
+        return os.fspath(self.directory)
+
+    def _unsaved(self, error: Exception) -> CheckpointError:
+        whole = [step for step in self.steps() if step != self._saving]
+        kept = f"step {whole[-1]} is the newest there" if whole else "there is no other step there"
+        what = f"step {self._saving} could not be saved in {self._where}"
+        return CheckpointError(f"{what} ({kept}): {reason(error)}")
 
     def _read(self, step: int, like: PyTree, check_settings: bool) -> tuple[PyTree, dict]:
-        body = self._read_record(step)
+        folder = self.directory / str(step)
+        body = together(lambda: read_record(folder))
         self._check_fit(step, body, like, check_settings)
-        return self._read_state(step, body, like), body["record"]
-
-    def _read_record(self, step: int) -> dict[str, Any]:
-        args = ocp.args.Composite(record=ocp.args.JsonRestore())
-        sealed = self._manager.restore(step, args=args)["record"]
-        if _seal(sealed["body"]) != sealed["sha256"]:
-            raise ValueError("its record does not have the SHA-256 it was saved with")
-        return sealed["body"]
+        return read_state(folder, body["checksums"], like), body
 
     def _check_fit(self, step: int, body: dict, like: PyTree, check_settings: bool) -> None:
         """Tells another run's checkpoint from this one's."""
-        where = f"checkpoint {self.directory / str(step)}"
-        if check_settings and (changes := _differences(body["settings"], self._settings)):
-            raise CheckpointError(f"{where} was made with other settings: {changes}")
+        where = f"checkpoint {self._where}/{step}"
+        changes = setting_differences(body["settings"], self._settings) if check_settings else []
+        if changes:
+            raise CheckpointError(f"{where} was made with other settings: {first_of(changes)}")
         here = {name: layout(leaf) for name, leaf in named_leaves(like).items()}
-        if changes := _differences(body["layout"], here):
-            raise CheckpointError(f"{where} holds other arrays: {changes}")
+        if changes := setting_differences(body["layout"], here):
+            raise CheckpointError(f"{where} holds other arrays: {first_of(changes)}")
 
-    def _read_state(self, step: int, body: dict, like: PyTree) -> PyTree:
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, named_leaves(like))
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        leaves = self._manager.restore(step, args=args)["state"]
-        sums = jax.device_get({name: leaf_checksum(leaves[name]) for name in abstract})
-        wrong = [n for n, pair in sums.items() if pair.tolist() != body["checksums"][n]]
-        if wrong:
-            raise ValueError(f"{len(wrong)} array(s) fail their checksum: {_first(wrong)}")
-        return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in abstract])
-
-    def _set_aside(self, damaged: Mapping[int, str]) -> None:
-        for step in damaged if jax.process_index() == 0 else ():
-            earlier = len(list(self.directory.glob(f"damaged-{step}*")))
-            name = f"damaged-{step}-{earlier + 1}" if earlier else f"damaged-{step}"
-            os.rename(self.directory / str(step), self.directory / name)
+    def _set_aside(self, damaged: Iterable[int]) -> None:
+        """Renames damaged steps, on the first process; the others wait for it."""
+        if not damaged or self._read_only:
+            return
+        first = jax.process_index() == 0
+        together(lambda: [self._rename(step) for step in damaged] if first else None)
         self._manager.reload()
 
-
-@contextlib.contextmanager
-def _without_asyncio_reports() -> Iterator[None]:
-    """Keeps failed reads inside Orbax off the user's screen: the caller reports the first one."""
-    logger = logging.getLogger("asyncio")
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
-
-
-def _seal(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Names what differs, both values beside it; empty where nothing does."""
-    absent = object()
-    changed = [
-        f"{key} is {saved.get(key, 'absent')} there, {now.get(key, 'absent')} here"
-        for key in {**saved, **now}
-        if saved.get(key, absent) != now.get(key, absent)
-    ]
-    return _first(changed)
-
-
-def _first(items: list[str]) -> str:
-    more = f" and {len(items) - _MOST_NAMED} more" if len(items) > _MOST_NAMED else ""
-    return ", ".join(items[:_MOST_NAMED]) + more
-
-
-def _reason(error: Exception, longest: int = 200) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= longest else text[: longest - 3] + "..."
+    def _rename(self, step: int) -> None:
+        earlier = len(list(self.directory.glob(f"damaged-{step}*")))
+        name = f"damaged-{step}-{earlier + 1}" if earlier else f"damaged-{step}"
+        (self.directory / str(step)).rename(self.directory / name)

@@ -138,7 +138,9 @@ def _measure(tx: optax.GradientTransformation, params: PyTree, rows: list) -> De
         return np.array([-float(np.sum(u)) / value for u in jax.tree.leaves(updates)])
 
     def moves(state: PyTree) -> bool:
-        return any(shares(ones, 1.0, state, n).any() for n in PROBED_STEPS)
+        # By gradients of 1, not 0: an accumulation that has nothing to decay is seen as well.
+        steps = (update(ones, _with_count(state, n), ones)[0] for n in PROBED_STEPS)
+        return any(np.any(u) for step in steps for u in jax.tree.leaves(step))
 
     # From zeros: a decay toward the initial weights is seen as a decay.
     start = state = tx.init(zeros)
@@ -146,7 +148,7 @@ def _measure(tx: optax.GradientTransformation, params: PyTree, rows: list) -> De
     while _accumulates(start) and calls < _MOST_MICRO_STEPS and not moves(state):
         _, state = update(zeros, state, ones)
         calls += 1
-    if calls == _MOST_MICRO_STEPS:  # Nothing decays: the accumulation cannot be seen, or matter.
+    if calls == _MOST_MICRO_STEPS:  # Nothing moves: the accumulation cannot be seen, or matter.
         calls, state = 1, start
     table = np.stack([shares(ones, 1.0, state, n) for n in PROBED_STEPS])
     doubled = np.stack([shares(twos, 2.0, state, n) for n in PROBED_STEPS])
