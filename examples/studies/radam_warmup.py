@@ -1,0 +1,164 @@
+"""RAdam: the variance of the adaptive learning rate, and rectification against warm-up.
+
+Question: Liu et al. (2020, "On the Variance of the Adaptive Learning Rate and Beyond",
+arXiv:1908.03265) say that Adam needs warm-up because psi = sqrt(c2 / v) has a large variance in
+the first steps, give that variance for Gaussian gradients (their equation 2 and section 4), and
+rectify it. Does psi have that variance, does the rectification flatten it, and does RAdam do in
+training what warm-up does?
+
+Command: ``python -m examples.studies.radam_warmup``; minutes on two CPU cores at size tiny.
+
+``variance``: psi of 20,000 independent streams of N(0, 1) gradients at b2 = 0.999 and 0.95, beside
+the formula; where rho_t <= 4 the variance is infinite and no rectified step exists. ``training``:
+a digits MLP of six hidden layers without norms, mean training loss of the last tenth, for Adam,
+Adam with warm-up over 2 / (1 - b2) steps (the rule of Ma and Yarats 2019, arXiv:1910.04209) and
+RAdam (threshold 4, the paper's).
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+
+import wdlab
+from wdlab.adam import scale_by_adam
+
+from . import digits
+from .study import Point, Row, Size, Study, Summary, main
+
+AT = (1, 2, 4, 6, 8, 10, 20, 50, 100, 300, 1_000)
+STREAMS, SEEDS = 20_000, 5
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+WAYS = ("Adam", "warm-up", "RAdam")
+STEPS = {"tiny": 1_000, "paper": 10_000}
+B2 = {"tiny": 0.99, "paper": 0.999}  # in training: warm-up is a fifth of the steps
+
+
+def points(size: Size) -> Sequence[Point]:
+    """Two b2 for the variance; every way at every learning rate."""
+    training = [
+        {"what": "training", "way": way, "lr": lr, "b2": B2[size]} for way in WAYS for lr in RATES
+    ]
+    return [*({"what": "variance", "b2": b2} for b2 in (0.999, 0.95)), *training]
+
+
+def measure(point: Point, size: Size) -> list[Row]:
+    """Variance of psi at some steps, or losses of a training."""
+    if point["what"] == "variance":
+        return variances(point["b2"])
+    return training(point["way"], point["lr"], point["b2"], STEPS[size])
+
+
+def rho(step: float, b2: float) -> float:
+    """Length of the approximated simple moving average, the paper's rho_t."""
+    longest = 2 / (1 - b2) - 1
+    return longest if math.isinf(step) else longest - 2 * step * b2**step / (1 - b2**step)
+
+
+def theory(step: float, b2: float) -> float:
+    """The paper's Var[psi] for sigma = 1; infinite where rho_t <= 4."""
+    r = rho(step, b2)
+    if r <= 4:
+        return math.inf
+    log_beta = 2 * math.lgamma((r - 1) / 2) - 2 * math.lgamma(r / 2)  # of (Gamma ratio)^2
+    return r / (r - 2) - (r / 2) * math.exp(log_beta)
+
+
+def variances(b2: float) -> list[Row]:
+    """Measured variance of psi, the formula, and the variance after rectification."""
+
+    def step(v, at):
+        count, key = at
+        v = b2 * v + (1 - b2) * jax.random.normal(key, v.shape) ** 2
+        return v, jnp.sqrt((1 - b2**count) / v).var()
+
+    counts = jnp.arange(1, max(AT) + 1)
+    keys = jax.random.split(jax.random.key(0), max(AT))
+    measured = jax.jit(lambda: jax.lax.scan(step, jnp.zeros(STREAMS), (counts, keys))[1])()
+    least = theory(math.inf, b2)
+    rows = []
+    for t in AT:
+        r, longest = rho(t, b2), rho(math.inf, b2)
+        factor = (r - 4) * (r - 2) * longest / ((longest - 4) * (longest - 2) * r)  # r_t^2
+        rectified = factor * float(measured[t - 1]) / least if r > 4 else math.nan
+        row = {"step": t, "measured": float(measured[t - 1]), "theory": theory(t, b2)}
+        rows.append(row | {"rectified_over_least": rectified})
+    return rows
+
+
+def training(way: str, lr: float, b2: float, steps: int) -> list[Row]:
+    """Losses of one way at one learning rate, a row per seed."""
+    warmup = round(2 / (1 - b2)) if way == "warm-up" else 0
+    threshold = 4.0 if way == "RAdam" else None
+    rate = wdlab.schedules.warmup_constant(lr, warmup_steps=warmup) if warmup else lr
+    adam = scale_by_adam(b2=b2, rectification_threshold=threshold)
+    tx = optax.chain(adam, optax.scale_by_learning_rate(rate))
+
+    def run(key):
+        params = digits.init(key, 6 * (64,))
+        _, _, seen = digits.train(tx, params, key, steps=steps, noise=0.5)
+        return {"loss": seen["batch_loss"][-steps // 10 :].mean()}
+
+    loss = digits.over_seeds(run, SEEDS)["loss"]
+    return [{"seed": seed, "loss": float(loss[seed])} for seed in range(SEEDS)]
+
+
+def losses(rows: list[Row], way: str, lr: float) -> np.ndarray:
+    """Final losses over the seeds."""
+    wanted = {"what": "training", "way": way, "lr": lr}
+    return np.array([r["loss"] for r in rows if wanted.items() <= r.items()], float)
+
+
+def draw(rows: list[Row]) -> Figure:
+    """Variance over the steps; loss over the learning rate."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for color, b2 in (("C0", 0.999), ("C1", 0.95)):
+        found = [r for r in rows if r["what"] == "variance" and r["b2"] == b2]
+        steps = [r["step"] for r in found]
+        left.plot(steps, [r["measured"] for r in found], "o", color=color, label=f"b2 {b2}")
+        left.plot(steps, [r["theory"] for r in found], color=color, label="formula")
+    left.set(xscale="log", yscale="log", xlabel="step", ylabel="Var[psi]")
+    left.legend()
+    for way, style in zip(WAYS, ("o-", "s--", "^:"), strict=True):
+        values = [losses(rows, way, lr) for lr in RATES]
+        means, spreads = [v.mean() for v in values], [v.std() for v in values]
+        right.errorbar(RATES, means, spreads, fmt=style, label=way, capsize=3)
+    right.set(xscale="log", xlabel="learning rate", ylabel="training loss at the end (nats)")
+    right.legend()
+    return figure
+
+
+def summarize(rows: list[Row]) -> Summary:
+    """How well the formula holds, and the losses at the largest rate that warm-up survives."""
+    found = [r for r in rows if r["what"] == "variance" and r["b2"] == 0.999 and r["step"] >= 20]
+    error = max(abs(r["measured"] / r["theory"] - 1) for r in found)
+    best = {way: min((losses(rows, way, lr).mean(), lr) for lr in RATES) for way in WAYS}
+    high = best["warm-up"][1]
+    at = {way: losses(rows, way, high) for way in WAYS}
+    gap = at["Adam"].mean() - at["warm-up"].mean()
+    closed = (at["Adam"].mean() - at["RAdam"].mean()) / gap if gap else math.nan
+    helped = gap > 2 * at["Adam"].std(ddof=1) / math.sqrt(SEEDS)
+    return Summary(
+        "Does rectification do what warm-up does, and for the reason given?",
+        "Var[psi] is large at first and rectification replaces warm-up (RAdam)",
+        f"Var[psi] is within {error:.0%} of the formula from step 20 on (b2 0.999); training loss "
+        f"at lr {high:g}, the best for warm-up: "
+        + ", ".join(f"{way} {digits.spread(at[way])}" for way in WAYS)
+        + "; at its own best lr: "
+        + ", ".join(f"{way} {best[way][0]:.3g} (lr {best[way][1]:g})" for way in WAYS)
+        + f" ({SEEDS} seeds)",
+        "in part" if not (helped and closed > 0.5) else "yes",
+        "" if helped else "Warm-up gains little on this network, so there is little to replace.",
+    )
+
+
+STUDY = Study("radam_warmup", points, measure, draw, summarize)
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY, sys.argv[1:]))
