@@ -59,8 +59,7 @@ def lanczos(
         w = product(v)
         alphas = alphas.at[j].set(dot(v, w))
         betas = betas.at[j].set(jnp.where(begins, 0.0, beta))
-        # Twice is enough: what the first pass leaves, by rounding, the second one takes.
-        return basis, _orthogonal(_orthogonal(w, basis), basis), alphas, betas
+        return basis, _orthogonal(w, basis), alphas, betas
 
     start = (basis, zero, coefficients, coefficients)
     _, w, alphas, betas = jax.lax.fori_loop(0, steps, step, start)
@@ -82,13 +81,18 @@ def _fresh(basis: PyTree, like: PyTree, key: jax.Array) -> PyTree:
     keys = jax.random.split(key, len(leaves))
     draws = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
     direction = jax.tree.unflatten(structure, draws)
-    return _unit(_orthogonal(_orthogonal(direction, basis), basis))
+    return _unit(_orthogonal(direction, basis))
 
 
 def _orthogonal(vector: PyTree, basis: PyTree) -> PyTree:
     """The part of a vector that is orthogonal to all rows of the basis; rows of zeros are none."""
-    shares = sum(
-        jnp.tensordot(rows, x, x.ndim)
-        for rows, x in zip(jax.tree.leaves(basis), jax.tree.leaves(vector), strict=True)
-    )
-    return jax.tree.map(lambda x, rows: x - jnp.tensordot(shares, rows, 1), vector, basis)
+
+    def once(_: jax.Array, vector: PyTree) -> PyTree:
+        shares = sum(
+            jnp.tensordot(rows, x, x.ndim)
+            for rows, x in zip(jax.tree.leaves(basis), jax.tree.leaves(vector), strict=True)
+        )
+        return jax.tree.map(lambda x, rows: x - jnp.tensordot(shares, rows, 1), vector, basis)
+
+    # Twice is enough: what the first pass leaves, by rounding, the second one takes.
+    return jax.lax.fori_loop(0, 2, once, vector)
