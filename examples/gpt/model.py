@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from examples.runs.mesh import along_batch
+
 from .blocks import Block, Cache, Key, dtypes, initial_std, make_norm, split_key
 from .config import Config
 from .lora import freeze_base
@@ -53,10 +55,11 @@ class GPT(nnx.Module):
         x_BxLxD = self.wte(tokens_BxL)
         if self.config.block == "gpt2":
             x_BxLxD += self.wpe(start + jnp.arange(tokens_BxL.shape[1]))
+        x_BxLxD = along_batch(x_BxLxD)
         x_BxLxD = self.dropout(x_BxLxD, rngs=embed_key, deterministic=key is None)
         through = self._scan_blocks if self.config.scan_layers else self._unrolled_blocks
         x_BxLxD, caches = through(x_BxLxD, block_keys, caches, start)
-        return self.ln_f(x_BxLxD), caches
+        return self.ln_f(along_batch(x_BxLxD)), caches
 
     def head(self) -> jax.Array:
         """The matrix of the logits, (D, V): the tokens' embedding where they are tied."""
@@ -68,7 +71,7 @@ class GPT(nnx.Module):
         """Logits of what the head sees, in float32 or wider."""
         logits_NxV = x_BxLxD.reshape(-1, x_BxLxD.shape[-1]) @ self.head()
         wide = jnp.promote_types(logits_NxV.dtype, jnp.float32)
-        return logits_NxV.astype(wide).reshape(*x_BxLxD.shape[:-1], -1)
+        return along_batch(logits_NxV.astype(wide).reshape(*x_BxLxD.shape[:-1], -1))
 
     def empty_caches(self, batch: int) -> Any:
         """Room for the keys and values of block_size tokens in every block."""
@@ -83,7 +86,7 @@ class GPT(nnx.Module):
 
         def run(x_BxLxD, inputs):
             weights, key, cache = inputs
-            return nnx.merge(graph, weights)(x_BxLxD, key, cache, start)
+            return nnx.merge(graph, weights)(along_batch(x_BxLxD), key, cache, start)
 
         return jax.checkpoint(run) if self.config.remat else run
 

@@ -1,0 +1,155 @@
+"""Where the arrays of a run lie: on one device, or on a mesh over all devices of all processes.
+
+The mesh has two axes. Each sequence of a batch lies on one device of both. Along ``fsdp`` the
+parameters and the optimizer's state are split as well (fully sharded data parallelism): XLA gathers
+each weight where it is used and scatters the sum of its gradient. Along ``data`` they are copies.
+"""
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+
+from wdlab.paths import leaves_with_paths
+
+from .errors import UserError
+
+PyTree = Any
+AXES = ("data", "fsdp")
+SMALLEST_SPLIT = 2**14  # Elements: to gather a smaller leaf costs more than to hold it.
+
+
+def make_mesh(data: int, fsdp: int, devices: Sequence[Any] | None = None) -> Mesh | None:
+    """The mesh of ``data * fsdp`` devices; None for one device.
+
+    With ``data`` 0 it takes all devices; but on the CPU of one process, where devices are not more
+    hardware, only what ``fsdp`` asks for.
+
+    Raises:
+      UserError: If there are not so many devices, or the other processes would have none.
+
+    Example:
+      >>> dict(make_mesh(0, 4, jax.devices()[:8]).shape)
+      {'data': 2, 'fsdp': 4}
+      >>> make_mesh(0, 1) is None
+      True
+    """
+    there = jax.devices() if devices is None else devices
+    only_cpu = devices is None and there[0].platform == "cpu" and jax.process_count() == 1
+    data = data or (1 if only_cpu else max(1, len(there) // fsdp))
+    size = data * fsdp
+    if size > len(there) or (size < len(there) and jax.process_count() > 1):
+        raise UserError(
+            f"--mesh_data {data} x --mesh_fsdp {fsdp} is {size} devices, but there are "
+            f"{len(there)} (--mesh_data 0: all that --mesh_fsdp leaves)"
+        )
+    if size == 1:
+        return None
+    return jax.make_mesh((data, fsdp), AXES, (AxisType.Auto,) * 2, devices=there[:size])
+
+
+def split_axis(path: str, shape: tuple[int, ...], parts: int) -> int | None:
+    """Which dimension of a parameter is split: the largest that ``parts`` divides.
+
+    Small leaves are not split. Embeddings are split along their width, so that each device looks up
+    its part of every token; split along the vocabulary, the sum over all devices would be as large
+    as the whole batch.
+
+    Example:
+      >>> split_axis("blocks/mlp/proj/kernel", (12, 3072, 768), 8)
+      1
+      >>> split_axis("wte/embedding", (50304, 768), 8), split_axis("ln_f/scale", (768,), 8)
+      (1, None)
+    """
+    if parts == 1 or math.prod(shape) < SMALLEST_SPLIT:
+        return None
+    if path.split("/")[-1] == "embedding" and shape[-1] % parts == 0:
+        return len(shape) - 1
+    divisible = [(size, axis) for axis, size in enumerate(shape) if size % parts == 0]
+    return max(divisible)[1] if divisible else None
+
+
+def along_batch(x: jax.Array) -> jax.Array:
+    """Keeps activations split by sequence where a mesh is set; elsewhere it does nothing.
+
+    Without it XLA may split their width as the weights are split, and gather the whole batch.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names != AXES or x.shape[0] % mesh.size:  # No mesh; or one sequence, to sample.
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(AXES))
+
+
+class Layout:
+    """Shardings of a run's arrays.
+
+    Args:
+      mesh: What :func:`make_mesh` returns; None for one device.
+
+    Example:
+      >>> layout = Layout(make_mesh(2, 2, jax.devices()[:4]))
+      >>> shapes = {"kernel": jax.ShapeDtypeStruct((256, 64), "float32")}
+      >>> tuple(layout.parameters(shapes)["kernel"].spec)
+      ('fsdp',)
+    """
+
+    def __init__(self, mesh: Mesh | None):
+        self.mesh = mesh
+        # One device, as a step's results are on one: a second kind would compile twice.
+        one = jax.sharding.SingleDeviceSharding
+        self.copies: Sharding = (
+            one(jax.devices()[0]) if mesh is None else NamedSharding(mesh, PartitionSpec())
+        )
+
+    def active(self) -> contextlib.AbstractContextManager:
+        """Sets the mesh for :func:`along_batch`: for all that traces or runs the model."""
+        return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+
+    def parameters(self, shapes: PyTree) -> PyTree:
+        """The sharding of every parameter."""
+        shardings = [self._parameter(path, leaf.shape) for path, leaf in leaves_with_paths(shapes)]
+        return jax.tree.unflatten(jax.tree.structure(shapes), shardings)
+
+    def _parameter(self, path: str, shape: tuple[int, ...]) -> Sharding:
+        if self.mesh is None:
+            return self.copies
+        axis = split_axis(path, shape, self.mesh.shape["fsdp"])
+        spec = [] if axis is None else [None] * axis + ["fsdp"]
+        return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+    def batch_sharding(self, axis: int) -> Sharding:
+        """Of arrays whose dimension ``axis`` counts the sequences of the batch."""
+        if self.mesh is None:
+            return self.copies
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, AXES))
+
+    def rows(self, count: int, flag: str = "--batch_size") -> np.ndarray:
+        """Which of ``count`` sequences lie on the devices of this process.
+
+        Raises:
+          UserError: If the devices cannot share them equally; ``flag`` decides about ``count``.
+        """
+        if self.mesh is None:
+            return np.arange(count)
+        if count % self.mesh.size:
+            raise UserError(
+                f"{flag} {count} must be a multiple of {self.mesh.size}: the devices share the "
+                "sequences equally"
+            )
+        parts = self.batch_sharding(0).addressable_devices_indices_map((count,)).values()
+        return np.unique(np.concatenate([np.arange(count)[part] for part in parts]))
+
+    def batch(self, local: np.ndarray, rows: np.ndarray, count: int, axis: int):
+        """The batch of ``count`` sequences along ``axis``, of which ``local`` holds ``rows``."""
+        if self.mesh is None:
+            return local
+
+        def part(index: Any) -> np.ndarray:
+            return np.take(local, np.searchsorted(rows, np.arange(count)[index[axis]]), axis)
+
+        shape = (*local.shape[:axis], count, *local.shape[axis + 1 :])
+        return jax.make_array_from_callback(shape, self.batch_sharding(axis), part)
