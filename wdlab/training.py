@@ -95,16 +95,31 @@ def init_opt_state(tx: optax.GradientTransformation, params: PyTree) -> PyTree:
     >>> state[0].mu["kernel"].tolist()
     [0.0, 0.0]
     """
-    by_path = {p: x for p, x in leaves_with_paths(params) if _is_on_a_mesh(x)}
-    if not by_path:  # One device: jit follows the parameters, committed to it or not.
+    shardings = opt_state_shardings(tx, params)
+    if shardings is None:  # One device: jit follows the parameters, committed to it or not.
         return jax.jit(tx.init)(params)
+    return jax.jit(tx.init, out_shardings=shardings)(params)
+
+
+def opt_state_shardings(tx: optax.GradientTransformation, params: PyTree) -> PyTree | None:
+    """The shardings of :func:`init_opt_state`; None where no parameter is on a mesh.
+
+    Args:
+      tx: Any Optax transformation.
+      params: Pytree of arrays, or of ``jax.ShapeDtypeStruct`` with shardings.
+
+    >>> opt_state_shardings(optax.adam(0.1), {"kernel": jax.numpy.ones(2)}) is None
+    True
+    """
+    by_path = {p: x for p, x in leaves_with_paths(params) if _is_on_a_mesh(x)}
+    if not by_path:
+        return None
     shapes = jax.eval_shape(tx.init, params)
     shared = NamedSharding(next(iter(by_path.values())).sharding.mesh, PartitionSpec())
     shardings = [
         _sharding_of_twin(path, leaf, by_path) or shared for path, leaf in leaves_with_paths(shapes)
     ]
-    out = jax.tree.unflatten(jax.tree.structure(shapes), shardings)
-    return jax.jit(tx.init, out_shardings=out)(params)
+    return jax.tree.unflatten(jax.tree.structure(shapes), shardings)
 
 
 def _is_on_a_mesh(leaf: Any) -> bool:
