@@ -24,3 +24,15 @@ def mean_rate(history, lr, *, b2, eps, corrected):
     if corrected:
         v = v / (1 - b2 ** len(history))
     return np.mean(lr / (np.sqrt(v) + eps))
+
+
+def sgdm_equilibrium(lr, weight_decay, momentum, unit_gradient):
+    """Norm and rotation of SGD with momentum and L2; the gradient's norm is of a unit weight."""
+    norm = (lr / (2 * weight_decay * (1 - momentum))) ** 0.25 * unit_gradient**0.5
+    return norm, (2 * lr * weight_decay / (1 + momentum)) ** 0.5
+
+
+def adamw_equilibrium(lr, weight_decay, b1, size):
+    """Norm and rotation of AdamW on ``size`` entries of pure noise, for the coupling "lr"."""
+    norm = (lr * size / (2 * weight_decay)) ** 0.5
+    return norm, (2 * lr * weight_decay * (1 - b1) / (1 + b1)) ** 0.5

@@ -3,6 +3,7 @@
 from wdlab import (
     conventions,
     curvature,
+    equilibrium,
     groups,
     interop,
     metrics,
@@ -40,6 +41,7 @@ __all__ = [
     "decay_profile",
     "decay_scales",
     "decay_weights",
+    "equilibrium",
     "freeze",
     "groups",
     "init_opt_state",
