@@ -11,6 +11,7 @@ import pytest
 
 from wdlab.checkpoint import CheckpointError, Checkpoints
 from wdlab.checksum import leaf_checksum
+from wdlab.nonfinite import SkipNonfiniteState
 
 FLIPS = 40
 # TensorStore futures of a failed read are collected with their exception unread.
@@ -218,3 +219,30 @@ def test_swapped_entries_and_paired_sign_flips_change_the_sum():
     x = jnp.arange(1.0, 9.0)
     sums = [leaf_checksum(y).tolist() for y in (x, x[::-1], x.at[:2].multiply(-1), jnp.zeros(8))]
     assert len({tuple(s) for s in sums}) == 4
+
+
+def test_leaves_whose_paths_sort_in_another_order_than_the_tree_keep_their_places(tmp_path):
+    """Twelve layers ('10' sorts before '2'), and a NamedTuple whose fields are not sorted."""
+    counters = SkipNonfiniteState(skipped=jnp.int32(12), in_a_row=jnp.int32(13), inner=())
+    state = {"layers": {i: jnp.int32(i) for i in range(12)}, "state": counters}
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save(1, state)
+        found = checkpoints.restore(jax.tree.map(jnp.zeros_like, state)).state
+    assert jax.tree.leaves(found) == jax.tree.leaves(state)
+
+
+def test_reading_one_step_of_another_run_leaves_its_folder_alone(tmp_path):
+    """That run may be in the middle of a save, or its newest step damaged."""
+    like = {"w": jnp.zeros(3)}
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"w": jnp.full(3, float(step))})
+    (tmp_path / "3.orbax-checkpoint-tmp").mkdir()
+    for path in (tmp_path / "2/state").glob("**/d/*"):
+        path.write_bytes(bytes(path.stat().st_size))
+    before = set(tmp_path.iterdir())
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.restore(like, step=1).state["w"].tolist() == [1.0, 1.0, 1.0]
+        with pytest.raises(CheckpointError, match="step 2"):
+            checkpoints.restore(like, step=2)
+    assert set(tmp_path.iterdir()) == before

@@ -141,7 +141,8 @@ def read_state(step_folder: epath.Path, checksums: Mapping[str, list[int]], like
     Traceback (most recent call last):
     FileNotFoundError: ...
     """
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, named_leaves(like))
+    # Not by jax.tree.map, which sorts the paths: 'blocks/10' before 'blocks/2'.
+    abstract = {n: ocp.utils.to_shape_dtype_struct(x) for n, x in named_leaves(like).items()}
     args = ocp.args.StandardRestore(abstract)
     handler = ocp.StandardCheckpointHandler()
     leaves = together(lambda: handler.restore(step_folder / "state", args=args))
