@@ -1,4 +1,4 @@
-"""Text from a trained model."""
+"""Text from a trained model, token by token, with a cache of keys and values."""
 
 import functools
 
@@ -9,33 +9,83 @@ from flax import nnx
 
 from .config import Config
 from .data import Dataset
-from .model import Params, apply
+from .model import Params, merge
 
-_END_OF_TEXT = 50_256
+_END_OF_TEXT = 50_256  # The last of GPT-2's tokens: those above it pad the vocabulary.
 
 
 def generate(graph: nnx.GraphDef, params: Params, data: Dataset, config: Config) -> str:
     """Draws ``sample_tokens`` tokens one by one, from a line's (or a document's) start on."""
-    start = _END_OF_TEXT
+    start, vocabulary = _END_OF_TEXT, _END_OF_TEXT + 1
     if data.characters is not None:
         start = data.characters.index("\n") if "\n" in data.characters else 0
-    tokens = _draw(
-        graph, config.sample_tokens, config.block_size, params, start,
-        jax.random.key(config.random_seed), config.temperature,
+        vocabulary = len(data.characters)
+    tokens = draw(
+        graph, params, np.array([start], np.int32), jax.random.key(config.random_seed),
+        config.temperature, count=config.sample_tokens, context=config.block_size,
+        vocabulary=vocabulary, top_k=config.top_k,
     )  # fmt: skip
     return data.decode(np.asarray(tokens))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _draw(graph, count, block_size, params: Params, start, key, temperature) -> jax.Array:
-    def draw_next(carry, key):
-        window_L, length = carry  # The last `length` tokens, at the left of the window.
-        logits_V = apply(graph, params, window_L[None])[0, length - 1]
-        token = jax.random.categorical(key, logits_V / temperature).astype(jnp.int32)
-        full = length == block_size
-        window_L = jnp.where(full, jnp.roll(window_L, -1), window_L)
-        window_L = window_L.at[jnp.where(full, length - 1, length)].set(token)
-        return (window_L, jnp.minimum(length + 1, block_size)), token
+@functools.partial(jax.jit, static_argnames=("graph", "count", "context", "vocabulary", "top_k"))
+def draw(
+    graph: nnx.GraphDef,
+    params: Params,
+    prompt_P: jax.Array,
+    key: jax.Array,
+    temperature: float,
+    *,
+    count: int,
+    context: int,
+    vocabulary: int,
+    top_k: int | None = None,
+) -> jax.Array:
+    """Draws tokens that follow a prompt, each from softmax(logits / temperature).
 
-    window_L = jnp.zeros(block_size, jnp.int32).at[0].set(start)
-    return jax.lax.scan(draw_next, (window_L, jnp.int32(1)), jax.random.split(key, count))[1]
+    Up to ``context`` tokens each one costs one position, with the keys and values of those before
+    it at hand. Beyond, all positions move with every token, and the whole window is computed.
+
+    Args:
+      graph: How the model computes.
+      params: Its weights.
+      prompt_P: int32, at least one token; the last ``context`` of them count.
+      key: Of the random draws.
+      temperature: Above 0.
+      count: How many tokens.
+      context: The model's block_size.
+      vocabulary: Tokens from here on are never drawn.
+      top_k: Draw among the k likeliest; None for all.
+
+    Returns:
+      int32, shape (count,).
+    """
+    model = merge(graph, params)
+    prompt_P = prompt_P[-context:]
+
+    def pick(logits_V: jax.Array, key: jax.Array) -> jax.Array:
+        logits_V = logits_V[:vocabulary]
+        if top_k is not None:
+            least = jax.lax.top_k(logits_V, min(top_k, logits_V.size))[0][-1]
+            logits_V = jnp.where(logits_V < least, -jnp.inf, logits_V)
+        return jax.random.categorical(key, logits_V / temperature).astype(jnp.int32)
+
+    def next_cached(carry, key):
+        last_D, caches, position = carry
+        token = pick(model.logits(last_D), key)
+        x_1xLxD, caches = model.features(token[None, None], None, caches, position)
+        return (x_1xLxD[0, -1], caches, position + 1), token
+
+    def next_in_window(window_L, key):
+        token = pick(model.logits(model.features(window_L[None])[0][0, -1]), key)
+        return jnp.append(window_L[1:], token), token
+
+    # The last token of the first part lies outside the context: what is computed for it is unused.
+    keys, fitting = jax.random.split(key, count), context - len(prompt_P) + 1
+    x_1xPxD, caches = model.features(prompt_P[None], None, model.empty_caches(1))
+    carry = (x_1xPxD[0, -1], caches, jnp.int32(len(prompt_P)))
+    _, first = jax.lax.scan(next_cached, carry, keys[:fitting])
+    if count <= fitting:
+        return first
+    window_L = jnp.concatenate([prompt_P, first])[-context:]
+    return jnp.append(first, jax.lax.scan(next_in_window, window_L, keys[fitting:])[1])
