@@ -1,6 +1,6 @@
 """Every setting of the image example, its default, and the named configurations.
 
-The names of the fields are the names of the flags, those of the paper's scripts where they have one.
+The names of the fields are the names of the flags: those of the paper's scripts, where it has them.
 Without a configuration's name the defaults are those scripts': ResNet-18 of width 64 on CIFAR-10.
 """
 
@@ -50,6 +50,7 @@ class Config:
     flow_steps: int = 100  # epochs that the copy trains
     wd_flow: float = 0.0  # its weight decay
     probe_examples: int = 5_000  # images for curvature: the first ones of each class
+    jacobian: bool = True  # the mean norm of the Jacobian d logits / d weights too
     top_eigenvalue: bool = False  # the Hessian's largest eigenvalue too
 
     # Records, checkpoints.
@@ -92,9 +93,7 @@ def check(config: Config) -> None:
 
 def _check_scale_inv(config: Config) -> None:
     if config.model == "linear" or config.model.endswith("_gn"):
-        raise UserError(
-            f"--scale_inv needs a model with BatchNorm, --model {config.model} has none"
-        )
+        raise UserError(f"--scale_inv needs BatchNorm, which --model {config.model} has not")
     if not config.batch_norm and config.model not in ("resnet18_plain", "resnet34_plain", "wrn28"):
         raise UserError(f"--scale_inv needs --batch_norm with --model {config.model}")
 
@@ -113,7 +112,7 @@ def _tiny() -> Config:
     return Config(
         exp_name="tiny", dataset="digits", width=8, batch_norm=True, epochs=16, batch_size=64,
         lr=0.05, momentum=0.0, wd=0.01, lr_flow=1e-3, flow_every=8, flow_steps=4,
-        probe_examples=200,
+        probe_examples=100,
     )  # fmt: skip
 
 

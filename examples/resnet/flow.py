@@ -1,0 +1,79 @@
+"""Gradient-flow probe: ``python -m examples.resnet.flow``, flags as for ``train``.
+
+Every ``flow_every`` epochs a copy of the model trains ``flow_steps`` epochs with the tiny learning
+rate ``lr_flow`` and the decay ``wd_flow``: down to the floor of the valley in which SGD bounces from
+side to side. The run itself keeps the learning rate ``lr``; what the copy is like (``flow_...``)
+joins the row of the epoch.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from examples.runs.errors import UserError, fail
+from examples.runs.records import Row
+from wdlab.checkpoint import CheckpointError
+
+from . import optim, step
+from .flags import parse
+from .sharpness import Sharpness
+from .train import Trainer, run
+
+
+class FlowProbe:
+    """Trains copies of the model and measures them."""
+
+    def __init__(self):
+        self._sharpness: Sharpness | None = None
+
+    def __call__(self, trainer: Trainer, stopped: Callable[[], bool]) -> Row | None:
+        """The columns ``flow_...`` of this epoch, none where none is due; None if stopped."""
+        config = trainer.config
+        if trainer.epoch == 0 or (trainer.epoch - 1) % config.flow_every:
+            return {}
+        if self._sharpness is None:
+            self._tx = optim.make_optimizer(config, config.lr_flow, config.wd_flow)
+            self._sharpness = Sharpness(
+                trainer.graph, trainer.trained, trainer.data, trainer.train_images,
+                config.probe_examples, config.random_seed,
+            )  # fmt: skip
+        state = self._flow(trainer, stopped)
+        trace = state and self._sharpness.trace(state.params, state.stats, stopped)
+        if state is None or trace is None:
+            return None
+        row = trainer.measure(state.params, state.stats, "flow_")
+        row |= {"flow_hessian_trace": trace[0], "flow_hessian_trace_error": trace[1]}
+        row["flow_hessian_probes"] = trace[2]
+        if config.jacobian:
+            row["flow_jacobian_norm"] = self._sharpness.jacobian_norm(state.params, state.stats)
+        if config.top_eigenvalue:
+            row["flow_top_eigenvalue"] = self._sharpness.top_eigenvalue(state.params, state.stats)
+        return row
+
+    def _flow(self, trainer: Trainer, stopped: Callable[[], bool]) -> step.State | None:
+        """The state of a copy after its epochs; None if stopped on the way."""
+        params, stats = jax.tree.map(jnp.copy, (trainer.state.params, trainer.state.stats))
+        state = step.new_state(params, stats, self._tx)
+        for epoch in range(trainer.epoch, trainer.epoch + trainer.config.flow_steps):
+            done = 0
+            while done < trainer.epochs.steps:
+                if stopped():
+                    return None
+                state, new, _ = trainer.epochs.advance(self._tx, state, epoch, done)
+                done += new
+        return state
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; the exit code. Users' mistakes are one line on stderr."""
+    try:
+        config = parse(sys.argv[1:] if argv is None else argv, "examples.resnet.flow")
+        return run(config, FlowProbe())
+    except (UserError, CheckpointError, OSError) as error:
+        return fail(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

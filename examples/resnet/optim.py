@@ -1,0 +1,59 @@
+"""The optimizer, written out so that the place of the decay term is visible."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import wdlab
+from wdlab import Rule
+
+from .config import Config
+
+FROZEN = "head/.*"  # What scale_inv keeps as it was initialized.
+
+OfStep = Callable[[jax.Array], jax.Array]  # step count -> value
+
+
+def decay_rules(config: Config) -> tuple[Rule, ...]:
+    """Which parameters decay: those of the preset, of those that are trained."""
+    frozen = (Rule(FROZEN, 0.0),) if config.scale_inv else ()
+    return frozen + getattr(wdlab.rules, config.rules)
+
+
+def is_trained(config: Config, params: dict) -> dict:
+    """Like params: whether a leaf is trained (otherwise it stays as it was initialized)."""
+    rules = (Rule(FROZEN, 0.0, optional=True), Rule(".*")) if config.scale_inv else (Rule(".*"),)
+    return jax.tree.map(bool, wdlab.decay_scales(params, rules))
+
+
+def first_decay_epoch(config: Config) -> int:
+    """The first epoch (from 0) of the small learning rate."""
+    return int(config.epochs * config.first_decay)
+
+
+def learning_rate(config: Config, steps_per_epoch: int) -> OfStep:
+    """``lr``, then ``lr_flow``. A function of the step."""
+    drop = first_decay_epoch(config) * steps_per_epoch
+    return lambda count: jnp.where(count < drop, config.lr, config.lr_flow)
+
+
+def weight_decay(config: Config, steps_per_epoch: int) -> OfStep:
+    """``wd``, then ``wd * wd_gamma_decay``. A function of the step."""
+    drop = first_decay_epoch(config) * steps_per_epoch
+    return lambda count: jnp.where(count < drop, config.wd, config.wd * config.wd_gamma_decay)
+
+
+def make_optimizer(
+    config: Config, lr: OfStep | float, wd: OfStep | float
+) -> optax.GradientTransformation:
+    """torch.optim.SGD: L2 into the gradient, momentum, learning rate; frozen layers stay."""
+    frozen = optax.identity()
+    if config.scale_inv:
+        frozen = wdlab.freeze((Rule(FROZEN), Rule(".*", 0.0)))
+    return optax.chain(
+        wdlab.add_l2_gradient(wd, rules=decay_rules(config)),
+        optax.sgd(lr, momentum=config.momentum or None),
+        frozen,
+    )
