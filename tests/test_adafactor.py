@@ -16,13 +16,10 @@ from tests.oracles.trajectories import (
 )
 from tests.twins_adafactor import adafactor as twin
 from wdlab.adafactor import adafactor
-from wdlab.adafactor_parts import (
-    clip_by_block_rms,
-    decay_weights_by_parameter_scale,
-    scale_by_parameter_scale,
-)
+from wdlab.adafactor_parts import decay_weights_by_parameter_scale, scale_by_parameter_scale
 from wdlab.adafactor_presets import PRESETS
 from wdlab.adafactor_schedules import beta2_power, relative_step
+from wdlab.clipping import clip_by_block_rms
 from wdlab.factored import factored_dims, scale_by_factored_rms
 from wdlab.optimizers import inject_hyperparams
 from wdlab.rules import ALL

@@ -44,3 +44,23 @@ def test_nan_is_not_hidden_and_an_empty_tree_is_left_alone():
 def test_senseless_norms_are_refused(bad):
     with pytest.raises((TypeError, ValueError), match="max_norm"):
         wdlab.clip_by_global_norm(bad)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 1.0, 100.0])
+def test_block_rms_equals_optax(threshold, x64):
+    rng = np.random.default_rng(0)
+    grads = {k: jnp.asarray(rng.normal(size=s)) for k, s in [("a", (3, 2)), ("b", (5,))]}
+    ours, theirs = wdlab.clip_by_block_rms(threshold), optax.clip_by_block_rms(threshold)
+    got, _ = jax.jit(ours.update)(grads, ours.init(grads))
+    expected, _ = theirs.update(grads, theirs.init(grads))
+    chex.assert_trees_all_close(got, expected, rtol=1e-12)
+
+
+def test_clipping_runs_under_vmap_and_grad():
+    """Computing anew goes through a primitive of its own."""
+    tx = optax.chain(wdlab.clip_by_global_norm(1.0), wdlab.clip_by_block_rms(0.1))
+    clipped = lambda g: tx.update(g, tx.init(g))[0]  # noqa: E731
+    grads = jnp.arange(6.0).reshape(2, 3)
+    np.testing.assert_allclose(jax.vmap(clipped)(grads)[1], clipped(grads[1]), rtol=1e-6)
+    through = jax.grad(lambda g: clipped(g)[0])(jnp.array([3.0, 4.0]))
+    np.testing.assert_allclose(through @ jnp.array([3.0, 4.0]), 0.0, atol=1e-6)

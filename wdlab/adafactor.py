@@ -11,14 +11,10 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from wdlab.adafactor_parts import (
-    ClippingDirection,
-    clip_by_block_rms,
-    decay_weights_by_parameter_scale,
-    scale_by_parameter_scale,
-)
+from wdlab.adafactor_parts import decay_weights_by_parameter_scale, scale_by_parameter_scale
 from wdlab.adafactor_schedules import beta2_power, relative_step
 from wdlab.checks import check_number, check_schedule
+from wdlab.clipping import ClippingDirection, clipping_divisor
 from wdlab.couplings import check_coupling, multiplier_of
 from wdlab.dtypes import in_float32
 from wdlab.factored import FactoredAxes, FactoredEpsilon, scale_by_factored_rms
@@ -83,7 +79,7 @@ def adafactor(
       min_dim_size_to_factor: As there.
       eps1: As ``eps`` there.
       epsilon: As there.
-      clipping_threshold: d of :func:`wdlab.adafactor_parts.clip_by_block_rms`; None: no clipping.
+      clipping_threshold: d of :func:`wdlab.clip_by_block_rms`; None: no clipping.
       clipping_direction: As ``direction`` there.
       parameter_scale: :math:`\epsilon_2`, ``minimum`` of
         :func:`wdlab.adafactor_parts.scale_by_parameter_scale`; None: steps are absolute.
@@ -159,18 +155,19 @@ def scale_by_adafactor(
     >>> tx.update(gradient, tx.init(gradient))[0].tolist()
     [[1.0, -1.0]]
     """
+    clipping = None
+    if clipping_threshold is not None:
+        clipping = clipping_divisor(clipping_threshold, direction=clipping_direction)
     direction = scale_by_factored_rms(
         beta2_power(beta2_exponent, cap=beta2_cap, offset=beta2_offset),
         axes=axes,
         min_dim_size_to_factor=min_dim_size_to_factor,
         eps=eps1,
         epsilon=epsilon,
+        clipping=clipping,
     )
-    if clipping_threshold is None:
-        return direction
-    return optax.chain(
-        direction, clip_by_block_rms(clipping_threshold, direction=clipping_direction)
-    )
+    # The state of a chain with clip_by_block_rms, which would keep a copy of the direction.
+    return direction if clipping is None else optax.chain(direction, optax.identity())
 
 
 def _step_parts(

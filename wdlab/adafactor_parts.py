@@ -1,6 +1,6 @@
-"""Adafactor's parts besides the second moment: clipping, parameter scale, and decay by it."""
+"""Adafactor's parts besides the second moment and clipping: parameter scale, and decay by it."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +8,12 @@ import optax
 from jax.typing import ArrayLike
 
 from wdlab.checks import check_number, require_params
-from wdlab.moments import moment_dtype
+from wdlab.clipping import root_mean_square
 from wdlab.rules import ALL
 from wdlab.schedules import ScalarOrSchedule
 from wdlab.transforms import decay_weights
 
 PyTree = Any
-ClippingDirection = Literal["down", "up"]
 
 
 class DecayByParameterScaleState(NamedTuple):
@@ -22,65 +21,6 @@ class DecayByParameterScaleState(NamedTuple):
 
     decay: PyTree  # State of the decay alone.
     scale: PyTree  # State of the parameter scale, which is empty.
-
-
-def clip_by_block_rms(
-    threshold: ArrayLike = 1.0, *, direction: ClippingDirection = "down"
-) -> optax.GradientTransformation:
-    r"""Bounds the root mean square of each leaf's update.
-
-    One step is :math:`u \leftarrow u / \max(1, \operatorname{RMS}(u)/d)` for "down", in float32
-    for 16-bit leaves. A leaf is a block: layers stacked into one leaf (``nn.scan``) are clipped
-    together, which T5X avoids with logical axes and this does not.
-
-    Args:
-      threshold: d, above 0, in the unit of the updates.
-      direction: "down" (the paper and everyone else). "up" is timm's ``adafactor_bv``, which
-        divides by :math:`\min(1, d \operatorname{RMS}(u))`: it leaves large updates alone and
-        enlarges small ones; an update that is all zero stays zero here, where timm gives NaN.
-
-    Raises:
-      TypeError: If ``threshold`` is no number.
-      ValueError: If it is not above 0, or ``direction`` is unknown.
-
-    Example:
-      >>> update = jnp.array([3.0, 4.0])
-      >>> tx = clip_by_block_rms(1.0)
-      >>> clipped, _ = tx.update(update, tx.init(update))
-      >>> round(float(jnp.sqrt(jnp.mean(clipped**2))), 5)
-      1.0
-
-    Source: Shazeer & Stern, https://arxiv.org/abs/1804.04235, section 6 and Algorithm 4.
-    """
-    check_number("threshold", threshold, low_open=True)
-    if direction not in ("down", "up"):
-        raise ValueError(f"direction must be 'down' or 'up'; got {direction!r}.")
-
-    def clip(u: jax.Array) -> jax.Array:
-        rms = root_mean_square(u)
-        d = jnp.asarray(threshold, rms.dtype)
-        if direction == "down":
-            denominator = jnp.maximum(rms / d, 1.0)
-        else:
-            denominator = jnp.where(rms > 0, jnp.minimum(rms * d, 1.0), 1.0)
-        return (u / denominator).astype(u.dtype)
-
-    def update_fn(
-        updates: PyTree, state: PyTree, params: PyTree | None = None
-    ) -> tuple[PyTree, PyTree]:
-        del params
-        return jax.tree.map(clip, updates), state
-
-    return optax.GradientTransformation(optax.init_empty_state, update_fn)
-
-
-def root_mean_square(leaf: jax.Array) -> jax.Array:
-    """Returns the root mean square of all entries, in float32 or wider, shape ().
-
-    >>> root_mean_square(jnp.array([3.0, -3.0], jnp.bfloat16))
-    Array(3., dtype=float32)
-    """
-    return jnp.sqrt(jnp.mean(jnp.square(leaf.astype(moment_dtype(leaf.dtype)))))
 
 
 def scale_by_parameter_scale(

@@ -1,4 +1,8 @@
-"""Second moments kept as the averages over rows and columns, Adafactor's idea."""
+"""Second moments kept as the averages over rows and columns, Adafactor's idea.
+
+A step keeps no copy of the gradient's square, nor of the direction: what is needed a second time
+is computed once more (:mod:`wdlab.anew`).
+"""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
@@ -10,6 +14,7 @@ import optax
 from jax.typing import ArrayLike
 
 from wdlab.adafactor_schedules import beta2_power
+from wdlab.anew import anew
 from wdlab.checks import check_number, check_schedule
 from wdlab.moments import moment_dtype
 from wdlab.schedules import value_at
@@ -18,6 +23,7 @@ from wdlab.terms import next_count
 PyTree = Any
 FactoredAxes = Literal["largest", "last", "never"]
 FactoredEpsilon = Literal["added", "clamped"]
+Divisor = Callable[[jax.Array], jax.Array]  # Of a direction's root mean square.
 
 
 class ScaleByFactoredRmsState(NamedTuple):
@@ -49,6 +55,7 @@ def scale_by_factored_rms(
     min_dim_size_to_factor: int | None = None,
     eps: ArrayLike | None = 1e-30,
     epsilon: FactoredEpsilon = "added",
+    clipping: Divisor | None = None,
 ) -> optax.GradientTransformation:
     r"""Divides gradients by the root of a second moment of rank one: no learning rate, no sign.
 
@@ -72,6 +79,8 @@ def scale_by_factored_rms(
       epsilon: "added": to the squared gradient, in units of the gradient squared (the paper).
         "clamped" (torch): :math:`g_t^2` without it, :math:`\operatorname{mean} R_t` at least
         :math:`\epsilon_1`, and V at least :math:`\epsilon_1^2`.
+      clipping: What each direction is divided by, a function of its root mean square, such as
+        :func:`wdlab.clipping.clipping_divisor`; None: nothing.
 
     Raises:
       TypeError: If a number is none, or ``beta2`` is no schedule.
@@ -108,7 +117,8 @@ def scale_by_factored_rms(
         def update_leaf(g: jax.Array, *moments: jax.Array) -> _Leaf:
             wide = g.astype(moment_dtype(g.dtype))
             small = jnp.finfo(wide.dtype).eps if eps is None else eps
-            step = _Step(jnp.asarray(b2, wide.dtype), jnp.asarray(small, wide.dtype), epsilon)
+            numbers = jnp.asarray(b2, wide.dtype), jnp.asarray(small, wide.dtype)
+            step = _Step(*numbers, epsilon == "clamped", clipping)
             leaf = (
                 step.full(wide, moments)
                 if (d := dims_of(g)) is None
@@ -145,39 +155,49 @@ class _Step(NamedTuple):
 
     b2: jax.Array
     eps: jax.Array
-    epsilon: str
+    clamps: bool
+    clipping: Divisor | None
 
     def full(self, g: jax.Array, moments: tuple[jax.Array, ...]) -> _Leaf:
         v_row, v_col, v = moments
-        v = self._average(v, self._square(g))
-        return _Leaf(g * jax.lax.rsqrt(self._clamped(v)), v_row, v_col, v)
+        v = self._average(v, self._with_eps(g * g))
+
+        def direction(x: jax.Array, v: jax.Array, eps: jax.Array) -> jax.Array:
+            return x * jax.lax.rsqrt(jnp.maximum(v, eps * eps) if self.clamps else v)
+
+        return _Leaf(self._clipped(direction, g, v), v_row, v_col, v)
 
     def factored(
         self, g: jax.Array, moments: tuple[jax.Array, ...], dims: tuple[int, int]
     ) -> _Leaf:
         v_row, v_col, v = moments
         columns, rows = dims
-        square = self._square(g)
-        v_row = self._average(v_row, jnp.mean(square, axis=rows))
-        v_col = self._average(v_col, jnp.mean(square, axis=columns))
+        (again,) = anew(g)
+        v_row = self._average(v_row, self._with_eps(jnp.mean(g * g, axis=rows)))
+        v_col = self._average(v_col, self._with_eps(jnp.mean(again * again, axis=columns)))
         mean = jnp.mean(v_row, axis=columns - (columns > rows), keepdims=True)
-        if self.epsilon == "clamped":
-            mean = jnp.maximum(mean, self.eps)
-        row = jnp.expand_dims(v_row / mean, rows)
-        col = jnp.expand_dims(v_col, columns)
-        if self.epsilon == "clamped":
-            return _Leaf(g * jax.lax.rsqrt(self._clamped(row * col)), v_row, v_col, v)
+        mean = jnp.maximum(mean, self.eps) if self.clamps else mean
         # Two roots, because the product of two averages of 1e-30 underflows in float32.
-        return _Leaf(g * jax.lax.rsqrt(row) * jax.lax.rsqrt(col), v_row, v_col, v)
+        factors = jax.lax.rsqrt(v_row / mean), jax.lax.rsqrt(v_col)
+
+        def direction(x: jax.Array, row: jax.Array, col: jax.Array, eps: jax.Array) -> jax.Array:
+            row, col = jnp.expand_dims(row, rows), jnp.expand_dims(col, columns)
+            return x * jnp.minimum(row * col, 1.0 / eps) if self.clamps else x * row * col
+
+        return _Leaf(self._clipped(direction, g, *factors), v_row, v_col, v)
+
+    def _clipped(self, direction: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+        """The direction over its clipping's divisor; eps joins the arrays to be anew as well."""
+        if self.clipping is None:
+            return direction(*arrays, self.eps)
+        rms = jnp.sqrt(jnp.mean(jnp.square(direction(*anew(*arrays, self.eps)))))
+        return direction(*arrays, self.eps) / self.clipping(rms)
 
     def _average(self, old: jax.Array, new: jax.Array) -> jax.Array:
         return self.b2 * old + (1.0 - self.b2) * new
 
-    def _square(self, g: jax.Array) -> jax.Array:
-        return g * g if self.epsilon == "clamped" else g * g + self.eps
-
-    def _clamped(self, v: jax.Array) -> jax.Array:
-        return jnp.maximum(v, self.eps * self.eps) if self.epsilon == "clamped" else v
+    def _with_eps(self, square: jax.Array) -> jax.Array:
+        return square if self.clamps else square + self.eps
 
 
 def _init_leaf(p: jax.Array, dims: tuple[int, int] | None) -> _Leaf:

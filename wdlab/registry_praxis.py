@@ -5,9 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from wdlab.adafactor_parts import clip_by_block_rms, scale_by_parameter_scale
+from wdlab.adafactor_parts import scale_by_parameter_scale
 from wdlab.adafactor_schedules import beta2_power
 from wdlab.adam import scale_by_adam
+from wdlab.clipping import clip_by_block_rms
 from wdlab.convention import REQUIRED, Convention, Request
 from wdlab.convention_parts import (
     rate_of,

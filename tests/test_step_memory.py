@@ -1,0 +1,108 @@
+"""Parameter-sized temporaries and words moved per parameter, as XLA:CPU compiles each step."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import wdlab
+from wdlab import optimizers, precision, variants
+from wdlab.adafactor_presets import PRESETS
+from wdlab.adam import scale_by_adam
+from wdlab.adams import adams
+from wdlab.penalties import decay_huber, decay_l1, decay_proximal
+from wdlab.rules import Rule
+
+LR = wdlab.schedules.warmup_cosine(0.05, warmup_steps=2, decay_steps=20)
+DECAY = {"weight_decay": 0.1, "coupling": "lr"}
+# The module, whose name the function of ``wdlab.cpr`` would hide.
+constrain_norms = importlib.import_module("wdlab.cpr").constrain_norms
+
+
+def after_adam(*last):
+    return optax.chain(optimizers.adam(LR), *last)
+
+
+def clipped(clip):
+    return optax.chain(clip, optimizers.adamw(LR, **DECAY))
+
+
+def adafactor(**arguments):
+    return optimizers.adafactor(LR, **{**DECAY, **arguments})
+
+
+def preset(name):
+    arguments = {"learning_rate": LR, "peak_learning_rate": 0.05, **PRESETS[name].arguments}
+    return optimizers.adafactor(
+        **arguments, weight_decay=0.1 if "coupling" in PRESETS[name].arguments else 0.0
+    )
+
+
+# Words moved per parameter; a float32 parameter is one word.
+STEPS = {
+    "sgd": (lambda: optimizers.sgd(LR), 3),
+    "sgd momentum l2": (lambda: optimizers.sgd(LR, **{**DECAY, "coupling": "l2"}, momentum=0.9), 7),
+    "nesterov": (lambda: optimizers.sgdw(LR, **DECAY, momentum=0.9, nesterov=True), 7),
+    "adam l2": (lambda: optimizers.adam(LR, weight_decay=0.1, coupling="l2"), 12),
+    "adamw": (lambda: optimizers.adamw(LR, **DECAY), 10),
+    "radamw": (lambda: optimizers.radamw(LR, **DECAY), 10),
+    "amsgrad": (lambda: optax.chain(scale_by_adam(amsgrad="raw"), optax.scale(-1e-3)), 13),
+    "lionw": (lambda: optimizers.lionw(LR, **DECAY), 7),
+    "clip by global norm": (lambda: clipped(wdlab.clip_by_global_norm(1.0)), 11),
+    "clip by block rms": (lambda: clipped(wdlab.clip_by_block_rms(1.0)), 11),
+    "decay masked": (lambda: optimizers.adamw(LR, **DECAY, rules=(Rule("a", 0.0), Rule(".*"))), 10),
+    "decay cautious": (lambda: after_adam(wdlab.decay_weights(0.1, cautious=True)), 10),
+    "decay toward init": (lambda: after_adam(wdlab.decay_weights(0.1, toward="init")), 11),
+    "decay toward ema": (lambda: after_adam(variants.decay_toward_ema(0.1, ema_rate=0.9)), 14),
+    "decay l1": (lambda: after_adam(decay_l1(0.1)), 10),
+    "decay huber": (lambda: after_adam(decay_huber(0.1, delta=1.0)), 10),
+    "decay proximal": (lambda: after_adam(decay_proximal(0.1)), 10),
+    "adams": (lambda: adams(LR, weight_decay=0.1), 11),
+    "stochastic rounding": (lambda: precision.stochastic_rounding(optimizers.adamw(LR)), 10),
+    "kahan": (lambda: precision.kahan(optimizers.adamw(LR)), 10),
+    "float32 masters": (lambda: precision.float32_masters(optimizers.adamw(LR)), 10),
+    "adafactor": (adafactor, 7),
+    "adafactor last": (lambda: adafactor(axes="last"), 7),
+    "adafactor never": (lambda: adafactor(axes="never"), 10),
+    "adafactor momentum": (lambda: adafactor(momentum=0.9), 10),
+    "adafactor momentum of direction": (
+        lambda: adafactor(momentum=0.9, momentum_of="direction"),
+        10,
+    ),
+    "adafactor unclipped": (lambda: adafactor(clipping_threshold=None), 6),
+    "adafactor by parameter scale": (lambda: adafactor(coupling="parameter_scale"), 7),
+    "adafactor torch": (lambda: preset("torch.Adafactor"), 7),
+}
+
+
+def figures(tx, shape=(256, 512)):
+    """Temporaries and traffic, as parts of the parameters' bytes; nothing is run."""
+    params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name in "abcd"}
+    state = jax.eval_shape(tx.init, params)
+    compiled = wdlab.make_update(tx).lower(params, state, params).compile()
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in params.values())
+    temporaries = compiled.memory_analysis().temp_size_in_bytes
+    return temporaries / size, compiled.cost_analysis()["bytes accessed"] / size
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_no_temporaries(name):
+    make, most = STEPS[name]
+    temporaries, words = figures(make())
+    assert temporaries <= 0.01
+    assert words <= most + 0.1
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)),
+        lambda: optax.lion(1e-3),
+        lambda: optax.adafactor(1e-3),
+    ],
+)
+def test_the_check_can_fail(theirs):
+    temporaries, _ = figures(theirs())
+    assert temporaries >= 1.0
