@@ -16,7 +16,7 @@ from wdlab import (
     schedules,
     variants,
 )
-from wdlab.clipping import clip_by_global_norm
+from wdlab.clipping import clip_by_block_rms, clip_by_global_norm
 from wdlab.conversion import convert
 from wdlab.forecast import decay_profile
 from wdlab.injection import inject_hyperparams
@@ -33,6 +33,7 @@ __all__ = [
     "Rule",
     "add_l2_gradient",
     "check_rules",
+    "clip_by_block_rms",
     "clip_by_global_norm",
     "conventions",
     "convert",
