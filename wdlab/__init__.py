@@ -14,6 +14,7 @@ from wdlab import (
     recipes,
     rules,
     schedules,
+    sweep,
     variants,
 )
 from wdlab.clipping import clip_by_block_rms, clip_by_global_norm
@@ -62,5 +63,6 @@ __all__ = [
     "schedule_multiplier",
     "schedules",
     "skip_nonfinite",
+    "sweep",
     "variants",
 ]

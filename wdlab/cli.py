@@ -13,6 +13,7 @@ from wdlab.convention import REQUIRED, Convention
 from wdlab.couplings import COUPLINGS, multiplier_of
 from wdlab.forecast import decay_profile
 from wdlab.schedules import ScalarOrSchedule, warmup_constant, warmup_cosine, warmup_linear
+from wdlab.sweep_command import add_sweep
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--warmup-steps", type=int, default=0)
     profile.add_argument("--end-learning-rate", type=float, default=0.0)
     _add_conventions(commands)
+    add_sweep(commands)
     return parser
 
 

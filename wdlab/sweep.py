@@ -81,7 +81,14 @@ def sweep(
     traced = trace(train, checked)
     header = [*checked.axes, SEED, *traced.dtypes, STATUS]
     with contextlib.ExitStack() as stack:
-        results = None if out is None else stack.enter_context(_open(out, checked, traced, header))
+        results = None
+        if out is not None:
+            layout = {
+                "devices": [device.platform for device in devices],
+                "chunk": chunk,
+                "memory_bytes": memory_bytes,
+            }
+            results = stack.enter_context(_open(out, checked, traced, header, layout))
         rows: list[Row] = [] if results is None else results.rows
         if len(rows) < len(checked):
             program = compile_program(
@@ -99,7 +106,9 @@ def _check_whole(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a whole number >= 1, or None, got {value!r}.")
 
 
-def _open(out: Any, grid: Grid, traced: Traced, header: Sequence[str]) -> Results:
+def _open(
+    out: Any, grid: Grid, traced: Traced, header: Sequence[str], layout: Mapping[str, Any]
+) -> Results:
     readers: list[Callable[[str], Any]] = [
         str if isinstance(values[0], str) else float for values in grid.axes.values()
     ]
@@ -110,6 +119,7 @@ def _open(out: Any, grid: Grid, traced: Traced, header: Sequence[str]) -> Result
         "metrics": {name: str(dtype) for name, dtype in traced.dtypes.items()},
         "program": traced.digest,
         "jax": jax.__version__,
+        **layout,  # Another one rounds differently.
     }
     return Results(out, header, [*readers, int, *metrics, str], description)
 

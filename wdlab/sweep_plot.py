@@ -76,7 +76,7 @@ def save_heat_maps(
     parts = [
         (title, part, *loss_surface(part, metric, x, y)) for title, part in panels(table, x, y)
     ]
-    means = [losses.mean(0) for *_, losses in parts]
+    means = [losses.mean(0) for _, _, _, _, losses in parts]
     finite = np.concatenate([mean[np.isfinite(mean)] for mean in means])
     if not finite.size:
         raise ValueError(f"{metric}: nothing to draw, every point diverged.")
@@ -157,7 +157,7 @@ def save_marginals(
             (right, ys, np.swapaxes(losses_SxXxY, 1, 2)),
         ):
             top = max(top, _marginal(axes, values, losses, title, k))
-    low = min(losses.mean(0).min() for *_, losses in parts)
+    low = min(losses.mean(0).min() for _, _, _, losses in parts)
     for axes, name in ((left, x), (right, y)):
         axes.set_xscale("log")
         axes.set_xlabel(name.replace("_", " "))

@@ -28,7 +28,7 @@ def train_function(
     *,
     steps: int,
     batch_size: int,
-    held_out: PyTree,
+    held_out: PyTree | None = None,
     metrics: Callable[[PyTree], Mapping[str, Any]] | None = None,
 ) -> Train:
     """Makes ``train(hyperparameters, key) -> metrics`` from a model, data and an optimizer.
@@ -45,7 +45,7 @@ def train_function(
       optimizer: ``hyperparameters -> optax.GradientTransformation``, with traced numbers.
       steps: Updates in a run, >= 1.
       batch_size: Examples per update, >= 1.
-      held_out: Like ``data``, for the loss at the end.
+      held_out: Like ``data``, for the loss at the end; None leaves ``val_loss`` to ``metrics``.
       metrics: ``params -> dict`` of further metrics at the end.
 
     Returns:
@@ -66,10 +66,11 @@ def train_function(
     for name, value in (("steps", steps), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number >= 1, got {value!r}.")
+    data = jax.tree.map(np.asarray, data)
     sizes = {len(leaf) for leaf in jax.tree.leaves(data)}
     if len(sizes) != 1 or 0 in sizes:
         raise ValueError(f"data must be arrays of equal first axis, at least 1, got {sizes}.")
-    data, examples = jax.tree.map(np.asarray, data), sizes.pop()
+    examples = sizes.pop()
 
     def train(hyperparameters: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
         tx = optimizer(hyperparameters)
@@ -86,8 +87,9 @@ def train_function(
             return (optax.apply_updates(params, updates), opt_state), value
 
         (params, _), losses_S = jax.lax.scan(step, (params, tx.init(params)), picked_SxB)
-        last = losses_S[-max(1, steps // 10) :]
-        ends = {"train_loss": last.mean(), "val_loss": loss(params, held_out)}
+        ends = {"train_loss": losses_S[-max(1, steps // 10) :].mean()}
+        if held_out is not None:
+            ends["val_loss"] = loss(params, held_out)
         return ends | dict({} if metrics is None else metrics(params))
 
     return train
