@@ -46,14 +46,6 @@ CASES = {
         *(sgd, "l2", 0.01, {"momentum": 0.8}, 0.8),
         sgdm_equilibrium(LR, 0.01, 0.8, SGD_G),
     ),
-    "adamw lr2": (
-        adamw,
-        "lr2",
-        2.0,
-        {"b1": 0.0, "b2": 0.99},
-        0.0,
-        adamw_equilibrium(LR, 0.1, 0.0, SIZE),
-    ),
     "adamw schedule": (
         *(adamw, "schedule", 0.0025, {"b1": 0.8, "b2": 0.99}, 0.8),
         adamw_equilibrium(LR, 0.05, 0.8, SIZE),

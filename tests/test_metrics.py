@@ -85,9 +85,7 @@ def test_a_group_pattern_that_matches_nothing_is_refused_with_the_nearest(params
 ADAM_STATES = {
     "optax.adamw": lambda: optax.adamw(0.1, b2=0.99),
     "optax.amsgrad": lambda: optax.amsgrad(0.1, b2=0.99),
-    "optax.nadam": lambda: optax.nadam(0.1, b2=0.99),
     "wdlab.adamw": lambda: wdlab.optimizers.adamw(0.1, b2=0.99),
-    "clip": lambda: optax.chain(optax.clip_by_global_norm(1e9), optax.adam(0.1, b2=0.99)),
     "inject": lambda: optax.inject_hyperparams(optax.adam)(0.1, b2=0.99),
     "MultiSteps": lambda: optax.MultiSteps(optax.adam(0.1, b2=0.99), 1).gradient_transformation(),
     "partition": lambda: optax.partition(
@@ -97,17 +95,17 @@ ADAM_STATES = {
 
 
 @pytest.mark.parametrize("name", ADAM_STATES)
-def test_effective_learning_rate_of_any_chain_with_adam(name, params, x64):
+def test_effective_learning_rate_of_any_chain_with_adam(name, x64):
     tx = ADAM_STATES[name]()
-    params = jax.tree.map(jnp.asarray, params)
-    state = tx.init(params)
+    params = {"block": {"kernel": jnp.ones((3, 2))}, "wte": jnp.ones(4)}
+    state, update = tx.init(params), jax.jit(tx.update)
     history = [random_like(params, seed) for seed in range(3)]
     for grads in history:
-        _, state = tx.update(jax.tree.map(jnp.asarray, grads), state, params)
-    rate = jax.jit(metrics.effective_learning_rate, static_argnums=(2, 3))
+        _, state = update(grads, state, params)
     for b2 in (None, 0.99):
         expected = mean_rate(history, 0.1, b2=0.99, eps=1e-3, corrected=b2 is not None)
-        np.testing.assert_allclose(rate(state, 0.1, 1e-3, b2), expected, rtol=1e-12)
+        got = metrics.effective_learning_rate(state, 0.1, 1e-3, b2)
+        np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
 def test_effective_learning_rate_before_the_first_update_and_without_adam():
@@ -159,9 +157,9 @@ def test_decay_share_of_a_step(params, x64):
         )
         return tx.update(grads, tx.init(params), params)[0]
 
-    whole = flat(step(0.5))
-    expected = np.linalg.norm(0.1 * 0.5 * flat(params)) / np.linalg.norm(whole)
-    np.testing.assert_allclose(metrics.decay_share(step(0.5), step(0.0)), expected, rtol=1e-12)
+    whole, without = jax.jit(lambda: (step(0.5), step(0.0)))()
+    expected = np.linalg.norm(0.1 * 0.5 * flat(params)) / np.linalg.norm(flat(whole))
+    np.testing.assert_allclose(metrics.decay_share(whole, without), expected, rtol=1e-12)
     zeros = jax.tree.map(jnp.zeros_like, params)
     assert metrics.decay_share(zeros, zeros) == 0.0
 
