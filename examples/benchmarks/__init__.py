@@ -1,0 +1,1 @@
+"""What is claimed of speed, memory and reliability, measured: one command each."""

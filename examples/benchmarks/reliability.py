@@ -1,0 +1,121 @@
+"""What a run survives: ``python -m examples.benchmarks.reliability [damage|kills|soak] [--quick]``.
+
+damage  one file of the newest checkpoint has a bit flipped, is cut off, removed or zeroed
+kills   signal 9 at random moments, most of them inside a save; one process, and two
+soak    100,000 tiny steps with saves: memory, files, threads
+Without a name: all three. The exit code is 1 where something that must never happen has happened.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from .damage import DAMAGES, trial_outcomes
+from .kills import INTERVAL, Run, Tally, run_with_kills
+from .soak import soak
+
+KILLS_PER_RUN, STEPS = 10, 60
+FULL_SOAK = 100_000  # Shorter ones end while caches and memory pools still fill.
+_BEARABLE = {"newest, right", "older, right", "Orbax: right", "Orbax: error", "Orbax: wrong"}
+
+
+def damage(scratch: Path, trials: int) -> tuple[list[Table], bool]:
+    """Restores after each kind of damage, beside what Orbax alone restores."""
+    table = Table(
+        "damage to one file", "trials", "newest, right", "older, right", "wrong", "refused"
+    )
+    table.add_column("Orbax alone: wrong")
+    table.add_column("error")
+    good = True
+    for kind in DAMAGES:
+        seen = trial_outcomes(kind, trials, scratch, orbax=True)
+        names = ["newest, right", "older, right", "wrong", "refused"]
+        counts = [seen[name] for name in [*names, "Orbax: wrong", "Orbax: error"]]
+        table.add_row(kind, str(trials), *map(str, counts))
+        good &= not set(seen) - _BEARABLE
+    return [table], good
+
+
+def kills(scratch: Path, number: int) -> tuple[list[Table], bool]:
+    """Runs that are killed again and again, against one that is not."""
+    table = Table("saves", "processes", "kills", "inside a save", "not restorable")
+    for name in ("steps lost, at most", "damaged steps", "end equals the unkilled run's"):
+        table.add_column(name)
+    good = True
+    for wait, processes, count in ((True, 1, number), (False, 1, number), (False, 2, number // 10)):
+        folder = scratch / f"{'sync' if wait else 'async'}-{processes}"
+        tallies = _killed_runs(folder, wait, processes, count)
+        wanted = _whole_run(folder, wait, processes)
+        lost = max(tally.most_lost for tally in tallies)
+        nothing = sum(tally.without_restorable for tally in tallies)
+        same = sum(tally.digest == wanted for tally in tallies)
+        totals = [sum(getattr(t, key) for t in tallies) for key in ("kills", "inside_saves")]
+        damaged = sum(tally.damaged for tally in tallies)
+        ends = f"{same} of {len(tallies)}"
+        row = ["waited for" if wait else "async", processes, *totals, nothing, lost, damaged, ends]
+        table.add_row(*map(str, row))
+        good &= not nothing and lost <= INTERVAL and same == len(tallies)
+    return [table], good
+
+
+def _killed_runs(folder: Path, wait: bool, processes: int, kills: int) -> list[Tally]:
+    rng, tallies = random.Random(processes + 2 * wait), []
+    while (done := sum(tally.kills for tally in tallies)) < kills:
+        run = Run(folder / f"run-{len(tallies)}", STEPS, wait, processes)
+        tallies.append(run_with_kills(run, min(KILLS_PER_RUN, kills - done), rng))
+    return tallies
+
+
+def _whole_run(folder: Path, wait: bool, processes: int) -> str:
+    return run_with_kills(Run(folder / "whole", STEPS, wait, processes), 0, random.Random()).digest
+
+
+def soaked(scratch: Path, steps: int) -> tuple[list[Table], bool]:
+    """Many steps with saves; the numbers after a tenth of them and at the end."""
+    growth = soak(scratch / "soak", steps, interval=max(steps // 200, 10))
+    table = Table("steps", "resident memory", "growth", "files", "threads")
+    memory = " -> ".join(f"{size / 2**20:.1f} MiB" for size in growth.resident)
+    files, threads = (" -> ".join(map(str, pair)) for pair in (growth.files, growth.threads))
+    share = f"{growth.share:.2%}"
+    table.add_row(f"{steps:,}", memory, share, files, threads)
+    bounded = growth.files[1] <= growth.files[0] and growth.threads[1] <= growth.threads[0]
+    return [table], bounded and growth.share < (0.01 if steps >= FULL_SOAK else 0.05)
+
+
+PARTS: dict[str, tuple[Callable[[Path, int], tuple[list[Table], bool]], int, int]] = {
+    # Kills first: lives are forked from a process that has not begun to use JAX.
+    "kills": (kills, 200, 10),
+    "damage": (damage, 200, 10),
+    "soak": (soaked, FULL_SOAK, 2_000),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("part", nargs="?", choices=PARTS, help="default: all")
+    parser.add_argument("--quick", action="store_true", help="10 trials of each, 2,000 steps")
+    parser.add_argument("--number", type=int, help="trials of each, or steps (200; 100,000)")
+    args = parser.parse_args(argv)
+    console, all_good = Console(width=max(Console().width, 130)), True
+    for name, (measure, number, quick) in PARTS.items():
+        if args.part not in (None, name):
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            tables, good = measure(Path(scratch), args.number or (quick if args.quick else number))
+        console.print(*tables)
+        console.print(f"{name}: {'as it must be' if good else 'NOT as it must be'}")
+        all_good &= good
+    return 0 if all_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
