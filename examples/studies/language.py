@@ -1,0 +1,186 @@
+"""The language model of the studies: one training for all seeds in one program, or the paper's.
+
+Studies name their settings in the paper's numbers (GPT-2 small, context 256, 50,000 steps at
+learning rate 6e-4). At size ``paper`` these become the flags of ``examples.gpt.train`` on
+OpenWebText. At size ``tiny`` a GPT of 2 layers and width 64 reads the text that ships with Python,
+the learning rate keeps its ratio to the peak, the schedule its shape, and the decay its exponent:
+lr * lambda * steps is that of the paper.
+"""
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from examples.gpt import data, model, optim
+from examples.gpt import train as program
+from examples.gpt.config import Config
+from examples.runs import records
+from examples.runs.errors import UserError
+
+from . import digits
+from .study import Row, Size
+
+SEEDS = 3
+PAPER = {"learning_rate": 6e-4, "max_iters": 50_000}
+STEPS, PEAK = 600, 4e-3  # of the tiny training; PEAK stands for the paper's 6e-4
+WINDOWS = 20  # rows of a training's curve
+_EVALUATED = 64  # sequences per split
+
+
+def tiny(**paper: Any) -> Config:
+    """The small training that stands for one of the paper's, given by its flags.
+
+    >>> config = tiny(learning_rate=6e-4, max_iters=50_000, weight_decay=0.1)
+    >>> config.learning_rate, config.max_iters, config.weight_decay
+    (0.004, 600, 1.25)
+    """
+    paper = PAPER | paper
+    adam = paper.get("opt_type", "adam") == "adam"
+    rate = PEAK / PAPER["learning_rate"] if adam else 1.0
+    time = STEPS / PAPER["max_iters"]
+    scales = {"learning_rate": rate, "min_lr": rate, "weight_decay": 1 / (rate * time)}
+    changed = {name: round(paper[name] * by, 12) for name, by in scales.items() if name in paper}
+    for name in ("max_iters", "lr_decay_iters"):
+        if name in paper:
+            changed[name] = round(paper[name] * time)
+    return dataclasses.replace(
+        Config(
+            n_layer=2, n_head=2, n_embd=64, block_size=64, batch_size=8, warmup_iters=STEPS // 20,
+            gradient_accumulation_steps=1,
+        ),
+        **(paper | changed),
+    )  # fmt: skip
+
+
+def train(config: Config, finetune: Config | None = None) -> list[Row]:
+    """Trains the tiny model for every seed; rows of the curve, the last one with the evaluation.
+
+    With ``finetune`` the training goes on under its settings; those rows have phase "fine-tuning".
+    """
+    corpus = data.embedded()
+    tokens = jnp.asarray(corpus.train[: config.n_train_tokens], jnp.int32)
+    graph, _ = model.create(config, corpus.vocab_size, 0)
+    windows = {
+        split: data.evaluation_windows(
+            part, corpus, dataclasses.replace(config, eval_examples=_EVALUATED)
+        )
+        for split, part in (("train", corpus.train), ("val", corpus.val))
+    }
+    phases = {"training": config} | ({"fine-tuning": finetune} if finetune else {})
+
+    def run(key):
+        params, found = _initial(config, corpus.vocab_size, key), {}
+        for name, settings in phases.items():
+            key, phase_key = jax.random.split(key)
+            params, seen = _steps(graph, settings, params, tokens, phase_key)
+            curve = {k: v.reshape(WINDOWS, -1).mean(1) for k, v in seen.items()}
+            ends = {f"{s}_loss": _evaluate(graph, params, w) for s, w in windows.items()}
+            found[name] = curve, ends | {"weight_norm": optax.tree.norm(params)}
+        return found
+
+    return _rows(digits.over_seeds(run, SEEDS), {n: c.max_iters for n, c in phases.items()})
+
+
+def _initial(config: Config, vocab_size: int, key: jax.Array) -> model.Params:
+    """Initial weights, drawn anew for the seed with each leaf's own standard deviation."""
+    graph_params = model.create(config, vocab_size, 0)[1]
+    leaves, treedef = jax.tree.flatten(graph_params)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [
+        jax.random.normal(k, x.shape) * x.std() if x.ndim > 1 else x
+        for k, x in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, drawn)
+
+
+def _loss(graph, params, tokens_BxM) -> jax.Array:
+    logits = model.apply(graph, params, tokens_BxM[:, :-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, tokens_BxM[:, 1:]).mean()
+
+
+def _evaluate(graph, params, windows_NxBxM) -> jax.Array:
+    return jax.lax.map(lambda w: _loss(graph, params, w), windows_NxBxM).mean()
+
+
+def _steps(graph, config: Config, params, tokens, key):
+    """``max_iters`` steps of the example's own optimizer on windows drawn with replacement."""
+    tx = optim.make_optimizer(config)
+
+    def step(carry, key):
+        params, state = carry
+        starts_B = jax.random.randint(
+            key, (config.batch_size,), 0, len(tokens) - config.block_size - 1
+        )
+        batch_BxM = tokens[starts_B[:, None] + jnp.arange(config.block_size + 1)]
+        loss, grads = jax.value_and_grad(lambda p: _loss(graph, p, batch_BxM))(params)
+        updates, state = tx.update(grads, state, params)
+        seen = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        return (optax.apply_updates(params, updates), state), seen
+
+    start = (params, tx.init(params))
+    (params, _), seen = jax.lax.scan(step, start, jax.random.split(key, config.max_iters))
+    return params, seen
+
+
+def _rows(found: dict[str, Any], steps: dict[str, int]) -> list[Row]:
+    rows = []
+    for phase, (curve, ends) in found.items():
+        for seed, i in itertools.product(range(SEEDS), range(WINDOWS)):
+            row = {"phase": phase, "seed": seed, "step": (i + 1) * steps[phase] // WINDOWS}
+            row |= {name: float(values[seed, i]) for name, values in curve.items()}
+            last = i == WINDOWS - 1
+            rows.append(row | ({k: float(v[seed]) for k, v in ends.items()} if last else {}))
+    return rows
+
+
+def paper(name: str, config: str, finetune: dict[str, Any] | None = None, **flags) -> list[Row]:
+    """One run of ``examples.gpt.train CONFIG`` (and its fine-tuning), continued if it was cut off.
+
+    Its folder is out/studies/runs/<name>. Rows as :func:`train` gives them, of one seed.
+    """
+    rows, folder = [], Path("out/studies/runs") / name
+    phases = {"training": flags} | ({"fine-tuning": finetune} if finetune else {})
+    for phase, settings in phases.items():
+        target = folder / phase
+        argv = [config, *(f"--{k}={v}" for k, v in settings.items()), f"--out_dir={target}"]
+        if phase == "fine-tuning":
+            argv += ["--init_from=resume", f"--ckpt_path={folder / 'training'}"]
+        if target.exists():
+            argv.append("--resume")
+        if program.main(argv):
+            raise UserError(f"the run {' '.join(argv)} failed: see above")
+        for row in records.read(target / "metrics.jsonl"):
+            row = {k: v for k, v in row.items() if isinstance(v, int | float)}
+            rows.append({"phase": phase, "seed": 0, "loss": row.get("batch_loss"), **row})
+    return [{k: v for k, v in row.items() if v is not None} for row in rows]
+
+
+def measure(size: Size, name: str, config: str, finetune=None, **flags) -> list[Row]:
+    """The rows of one training at either size; flags in the paper's numbers."""
+    if size == "paper":
+        return paper(name, config, finetune, **flags)
+    return train(tiny(**flags), tiny(**finetune) if finetune else None)
+
+
+def final(rows: list[Row], column: str, phase: str = "training", **point: Any) -> np.ndarray:
+    """The last value of a column for each seed, of the points that have these values."""
+    wanted = {"phase": phase} | point
+    by_seed = {r["seed"]: r[column] for r in rows if wanted.items() <= r.items() and column in r}
+    return np.array([by_seed[seed] for seed in sorted(by_seed)], float)
+
+
+def better(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether ``one`` is lower for the same seeds by more than two standard errors.
+
+    >>> better(np.array([1.0, 1.1, 1.0]), np.array([2.0, 2.1, 2.1]))
+    True
+    """
+    gain = other - one
+    error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else 0.0
+    return bool(gain.mean() > 2 * error)

@@ -1,0 +1,85 @@
+"""Language models: decay on all layers, LayerNorms included.
+
+Question: Andriushchenko et al. (2024, arXiv:2310.04415, appendix) add the LayerNorms to the decayed
+parameters and vary the decay from 0.003 to 0.3. Is the gain still there, and is the best decay
+another one?
+
+Command: ``python -m examples.studies.lm_decay_all_layers``; minutes on two CPU cores at size tiny,
+15 runs of GPT-2 small at size paper.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from . import language
+from .digits import spread
+from .study import Point, Row, Size, Study, Summary, main
+
+INCLUDE = {"without ln": "wte wpe mlp attn lm_head", "with ln": "wte wpe mlp attn lm_head ln"}
+DECAYS = {
+    "tiny": (0.01, 0.1, 0.3),
+    "paper": (0.003, 0.01, 0.03, 0.1, 0.15, 0.2, 0.3),
+}
+
+
+def points(size: Size) -> Sequence[Point]:
+    """Every decay with and without the LayerNorms, and no decay."""
+    decayed = [{"decayed": name, "weight_decay": d} for name in INCLUDE for d in DECAYS[size]]
+    return [{"decayed": "without ln", "weight_decay": 0.0}, *decayed]
+
+
+def measure(point: Point, size: Size) -> list[Row]:
+    """One training."""
+    shared = {"batch_size": 8, "gradient_accumulation_steps": 32} if size == "paper" else {}
+    flags = {"learning_rate": 6e-4, "min_lr": 6e-5, "max_iters": 50_000}
+    name = f"lm_decay_all_layers/{point['decayed'].replace(' ', '-')}-{point['weight_decay']}"
+    include = {"wd_substrings_include": INCLUDE[point["decayed"]]}
+    decay = {"weight_decay": point["weight_decay"]}
+    return language.measure(
+        size, name, "train_gpt2_small_block256", **flags, **shared, **include, **decay
+    )
+
+
+def curve(rows: list[Row], decayed: str, column: str) -> dict[float, list]:
+    """Values over the seeds for each decay that was measured."""
+    decays = sorted({r["weight_decay"] for r in rows if r["decayed"] == decayed})
+    return {d: language.final(rows, column, decayed=decayed, weight_decay=d) for d in decays}
+
+
+def draw(rows: list[Row]) -> Figure:
+    """Training loss over the decay, with and without the LayerNorms."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for decayed, style in zip(INCLUDE, ("o-", "s--"), strict=True):
+        values = curve(rows, decayed, "train_loss")
+        means, spreads = [v.mean() for v in values.values()], [v.std() for v in values.values()]
+        axes.errorbar(list(values), means, spreads, fmt=style, label=decayed, capsize=3)
+    axes.set(xlabel="weight decay (the paper's)", ylabel="training loss (nats)")
+    axes.legend()
+    return figure
+
+
+def summarize(rows: list[Row]) -> Summary:
+    """The gain of the best decay over none, with and without the LayerNorms."""
+    free = language.final(rows, "train_loss", decayed="without ln", weight_decay=0.0)
+    texts, helps = [], []
+    for decayed in INCLUDE:
+        values = {d: v for d, v in curve(rows, decayed, "train_loss").items() if d}
+        best = min(values, key=lambda d: values[d].mean())
+        texts.append(f"{decayed} {spread(values[best])} (best at {best:g})")
+        helps.append(language.better(values[best], free))
+    return Summary(
+        "Does it matter whether the LayerNorms of a language model decay as well?",
+        "decaying all layers works as well as leaving the LayerNorms out (appendix)",
+        f"training loss {spread(free)} without decay, {', '.join(texts)} ({language.SEEDS} seeds)",
+        "yes" if helps[0] == helps[1] else "no",
+        "" if all(helps) else "The best decay is not clearly better than none at this size.",
+    )
+
+
+STUDY = Study("lm_decay_all_layers", points, measure, draw, summarize)
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY, sys.argv[1:]))

@@ -1,0 +1,72 @@
+"""Language models: a learning rate that falls more slowly.
+
+Question: Andriushchenko et al. (2024, arXiv:2310.04415, appendix) let the cosine end after 55,000,
+60,000 and 65,000 steps and stop at 50,000 all the same. If decay acts as a larger effective
+learning rate, does a slower fall without decay give the same lower training loss?
+
+Command: ``python -m examples.studies.lm_slower_decay``; minutes on two CPU cores at size tiny, 5
+runs of GPT-2 small at size paper.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from . import language
+from .digits import spread
+from .study import Point, Row, Size, Study, Summary, main
+
+ENDS = (50_000, 55_000, 60_000, 65_000)
+
+
+def points(size: Size) -> Sequence[Point]:
+    """Every end of the cosine without decay, and the first with decay 0.1."""
+    del size
+    slower = [{"lr_decay_iters": end, "weight_decay": 0.0} for end in ENDS]
+    return [*slower, {"lr_decay_iters": ENDS[0], "weight_decay": 0.1}]
+
+
+def measure(point: Point, size: Size) -> list[Row]:
+    """One training."""
+    shared = {"batch_size": 8, "gradient_accumulation_steps": 32} if size == "paper" else {}
+    flags = {"learning_rate": 6e-4, "min_lr": 6e-5, "max_iters": 50_000}
+    name = f"lm_slower_decay/{point['lr_decay_iters']}-{point['weight_decay']}"
+    return language.measure(size, name, "train_gpt2_small_block256", **flags, **shared, **point)
+
+
+def draw(rows: list[Row]) -> Figure:
+    """Training loss over the end of the cosine, beside that with decay."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    values = [language.final(rows, "train_loss", lr_decay_iters=e, weight_decay=0.0) for e in ENDS]
+    means, spreads = [v.mean() for v in values], [v.std() for v in values]
+    axes.errorbar(ENDS, means, spreads, fmt="o-", capsize=3, label="weight decay 0")
+    decayed = language.final(rows, "train_loss", lr_decay_iters=ENDS[0], weight_decay=0.1)
+    axes.errorbar(ENDS[:1], decayed.mean(), decayed.std(), fmt="s", capsize=3, label="0.1")
+    axes.set(xlabel="end of the cosine (the paper's steps)", ylabel="training loss (nats)")
+    axes.legend()
+    return figure
+
+
+def summarize(rows: list[Row]) -> Summary:
+    """The slower falls against the usual one, and against decay."""
+    loss = {e: language.final(rows, "train_loss", lr_decay_iters=e, weight_decay=0.0) for e in ENDS}
+    decayed = language.final(rows, "train_loss", lr_decay_iters=ENDS[0], weight_decay=0.1)
+    best = min(ENDS, key=lambda end: loss[end].mean())
+    replaces = not language.better(decayed, loss[best])
+    return Summary(
+        "Does a slower fall of the learning rate replace weight decay?",
+        "it does not: weight decay 0.1 ends with a lower training loss (appendix)",
+        "training loss without decay "
+        + ", ".join(f"{spread(loss[e])} ({e:,})" for e in ENDS)
+        + f"; with decay 0.1 {spread(decayed)} (50,000) ({language.SEEDS} seeds)",
+        "no" if replaces else "yes",
+        "The gain of decay itself is within the spread here." if replaces else "",
+    )
+
+
+STUDY = Study("lm_slower_decay", points, measure, draw, summarize)
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY, sys.argv[1:]))

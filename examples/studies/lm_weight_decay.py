@@ -1,0 +1,92 @@
+"""Language models: weight decay under a falling and a constant learning rate, then fine-tuning.
+
+Question: Andriushchenko et al. (2024, arXiv:2310.04415, Figures 4 and 5) train GPT-2 small with
+weight decay 0 to 0.6. With cosine decay 0.1 ends with a LOWER training loss than 0; at a constant
+learning rate it does not, but a fine-tuning with a tiny learning rate brings the gain out. So
+decay acts as a higher effective learning rate, whose noise the falling rate removes. Is it so here?
+
+Command: ``python -m examples.studies.lm_weight_decay``; minutes on two CPU cores at size tiny,
+7 runs of GPT-2 small and their fine-tuning at size paper.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from . import language
+from .digits import spread
+from .study import Point, Row, Size, Study, Summary, main
+
+DECAYS = {"cosine": (0.0, 0.1, 0.3), "constant": (0.0, 0.1, 0.3, 0.6)}
+MIN_LR = {"cosine": 6e-5, "constant": 6e-4}
+
+
+def points(size: Size) -> Sequence[Point]:
+    """Every decay under both schedules."""
+    del size
+    return [{"schedule": name, "weight_decay": d} for name in DECAYS for d in DECAYS[name]]
+
+
+def measure(point: Point, size: Size) -> list[Row]:
+    """One training, and its fine-tuning at a sixtieth of the learning rate."""
+    name = f"{point['schedule']}-{point['weight_decay']}"
+    shared = {"batch_size": 8, "gradient_accumulation_steps": 32} if size == "paper" else {}
+    tuning = {"learning_rate": 1e-5, "min_lr": 1e-5, "max_iters": 10_000}
+    if size == "tiny":
+        tuning["warmup_iters"] = 0
+    flags = {"learning_rate": 6e-4, "min_lr": MIN_LR[point["schedule"]], "max_iters": 50_000}
+    return language.measure(
+        size, f"lm_weight_decay/{name}", "train_gpt2_small_block256",
+        finetune=tuning | shared, weight_decay=point["weight_decay"], **flags, **shared,
+    )  # fmt: skip
+
+
+def draw(rows: list[Row]) -> Figure:
+    """Training loss at the end and after fine-tuning, over the decay."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    for axes, schedule in zip(figure.subplots(1, 2, sharey=True), DECAYS, strict=True):
+        for phase, style in (("training", "o-"), ("fine-tuning", "s--")):
+            values = [
+                language.final(rows, "train_loss", phase, schedule=schedule, weight_decay=d)
+                for d in DECAYS[schedule]
+            ]
+            means, spreads = [v.mean() for v in values], [v.std() for v in values]
+            axes.errorbar(DECAYS[schedule], means, spreads, fmt=style, label=f"after {phase}")
+        axes.set(title=schedule, xlabel="weight decay (the paper's)", ylabel="training loss (nats)")
+        axes.legend()
+    return figure
+
+
+def summarize(rows: list[Row]) -> Summary:
+    """0.1 against 0, four times; then the best decay of each."""
+
+    def loss(schedule, decay, phase="training"):
+        return language.final(rows, "train_loss", phase, schedule=schedule, weight_decay=decay)
+
+    parts = {
+        "cosine": ("cosine", "training"),
+        "constant": ("constant", "training"),
+        "constant, then fine-tuned": ("constant", "fine-tuning"),
+    }
+    lower = {n: language.better(loss(s, 0.1, p), loss(s, 0.0, p)) for n, (s, p) in parts.items()}
+    wanted = {"cosine": True, "constant": False, "constant, then fine-tuned": True}
+    texts = [
+        f"{n}: {spread(loss(s, 0.0, p))} (0), {spread(loss(s, 0.1, p))} (0.1), "
+        f"{spread(loss(s, 0.3, p))} (0.3)"
+        for n, (s, p) in parts.items()
+    ]
+    right = sum(lower[n] == wanted[n] for n in wanted)
+    return Summary(
+        "Does weight decay lower the training loss of a language model?",
+        "with cosine decay 0.1 ends lower than 0; at constant lr only after tiny-lr fine-tuning",
+        f"training loss for decay 0, 0.1, 0.3; {'; '.join(texts)} ({language.SEEDS} seeds)",
+        {3: "yes", 0: "no"}.get(right, "in part"),
+        "" if right == 3 else f"{right} of 3 statements hold at this size.",
+    )
+
+
+STUDY = Study("lm_weight_decay", points, measure, draw, summarize)
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY, sys.argv[1:]))

@@ -1,0 +1,109 @@
+"""The studies: every one runs from points to summary, on trainings cut short."""
+
+import importlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from examples.studies import digits, language, study
+
+FOLDER = Path(study.__file__).parent
+PARTS = {"__init__", "study", "table", "digits", "language"}
+NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in PARTS)
+LANGUAGE = [n for n in NAMES if n.startswith("lm_") or n == "which_parameters"]
+
+
+def module(name):
+    return importlib.import_module(f"examples.studies.{name}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_study_is_a_lab_note_with_a_command(name):
+    text = module(name).__doc__
+    assert f"Command: ``python -m examples.studies.{name}``" in text
+    assert "Question: " in text
+    assert module(name).STUDY.name == name
+    for size in ("tiny", "paper"):
+        points = list(module(name).STUDY.points(size))
+        assert len({json.dumps(p, sort_keys=True) for p in points}) == len(points) > 1
+
+
+def curves(config, finetune=None):
+    """What language.train returns, made up: falling losses, lower with more decay."""
+    rng, rows = np.random.default_rng(0), []
+    for phase, settings in {"training": config, "fine-tuning": finetune}.items():
+        for seed in range(language.SEEDS if settings else 0):
+            for i in range(language.WINDOWS):
+                loss = 3 - i / 10 - settings.weight_decay / 100 + rng.normal() / 1_000
+                rows.append({"phase": phase, "seed": seed, "step": i, "loss": loss, "grad_norm": 1})
+            rows[-1] |= {"train_loss": loss, "val_loss": loss, "weight_norm": 1.0}
+    return rows
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_a_study_of_language_models_from_points_to_summary(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(language, "train", curves)
+    summary = study.run(module(name).STUDY, "tiny", tmp_path)
+    assert summary.agrees in ("yes", "in part", "no", "not testable here")
+    assert "nan" not in summary.measured
+    assert (tmp_path / f"{name}.png").stat().st_size > 5_000
+
+
+def test_the_tiny_training_learns_and_fine_tunes(monkeypatch):
+    monkeypatch.setattr(language, "STEPS", 40)
+    config = language.tiny(learning_rate=6e-4, max_iters=50_000, weight_decay=0.1)
+    tuning = language.tiny(learning_rate=1e-5, min_lr=1e-5, max_iters=25_000, warmup_iters=0)
+    rows = language.train(config, tuning)
+    assert len(rows) == 2 * language.SEEDS * language.WINDOWS
+    first, last = rows[0], language.final(rows, "train_loss", "fine-tuning")
+    assert last.max() < first["loss"] < 1.2 * math.log(103)
+    assert np.unique(last).size == language.SEEDS
+
+
+def test_papers_numbers_keep_their_exponent_at_the_tiny_size():
+    config = language.tiny(learning_rate=6e-4, min_lr=6e-5, max_iters=50_000, weight_decay=0.3)
+    paper, tiny = 6e-4 * 50_000 * 0.3, config.learning_rate * config.max_iters
+    assert tiny * config.weight_decay == pytest.approx(paper)
+    assert config.min_lr == pytest.approx(config.learning_rate / 10)
+    slower = language.tiny(learning_rate=6e-4, max_iters=50_000, lr_decay_iters=65_000)
+    assert slower.lr_decay_iters / slower.max_iters == pytest.approx(1.3)
+    sgd = language.tiny(learning_rate=0.3, max_iters=50_000, opt_type="gdm")
+    assert sgd.learning_rate == 0.3
+
+
+def test_the_paper_size_is_the_papers_command(monkeypatch):
+    commands = []
+    monkeypatch.setattr(language.program, "main", lambda argv: commands.append(argv))
+    monkeypatch.setattr(language.records, "read", lambda path: [])
+    point = {"schedule": "constant", "weight_decay": 0.3}
+    module("lm_weight_decay").STUDY.measure(point, "paper")
+    training, tuning = (" ".join(argv) for argv in commands)
+    for text in ("train_gpt2_small_block256", "--learning_rate=0.0006", "--min_lr=0.0006",
+                 "--weight_decay=0.3", "--batch_size=8", "--gradient_accumulation_steps=32",
+                 "--max_iters=50000"):  # fmt: skip
+        assert text in training
+    for text in ("--init_from=resume", "--ckpt_path=", "--learning_rate=1e-05"):
+        assert text in tuning
+
+
+def test_the_variance_of_adams_step_is_the_papers_formula():
+    radam = module("radam_warmup")
+    assert radam.theory(3, 0.999) == math.inf
+    r = radam.rho(50, 0.999)
+    rng = np.random.default_rng(0)
+    psi = np.sqrt(r / rng.chisquare(r, 2_000_000))
+    assert radam.theory(50, 0.999) == pytest.approx(psi.var(), rel=0.02)
+
+
+def test_digits_learn():
+    import wdlab
+
+    def run(key):
+        tx = wdlab.optimizers.adam(3e-3)
+        params, *_ = digits.train(tx, digits.init(key), key, steps=200)
+        return digits.evaluate(params)
+
+    assert digits.over_seeds(run, 2)["test_error"].max() < 0.1
