@@ -13,6 +13,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from wdlab.adafactor_parts import decay_weights_by_parameter_scale, scale_by_parameter_scale
 from wdlab.adafactor_schedules import beta2_power, relative_step
+from wdlab.assembly import scale_by_negative
 from wdlab.checks import check_number, check_schedule
 from wdlab.clipping import ClippingDirection, clipping_divisor
 from wdlab.couplings import check_coupling, multiplier_of
@@ -20,7 +21,7 @@ from wdlab.dtypes import in_float32
 from wdlab.factored import FactoredAxes, FactoredEpsilon, scale_by_factored_rms
 from wdlab.order import decay_then_step
 from wdlab.rules import NO_BIAS_OR_NORM
-from wdlab.schedules import ScalarOrSchedule, value_at
+from wdlab.schedules import ScalarOrSchedule
 from wdlab.transforms import add_l2_gradient, decay_weights
 
 PyTree = Any
@@ -123,7 +124,7 @@ def adafactor(
     parts = _step_parts(
         direction=direction,
         size=_size(parameter_scale, max_parameter_scale),
-        signed=optax.scale_by_schedule(lambda count: -jnp.asarray(value_at(rate, count))),
+        signed=scale_by_negative(rate),
         average=_average(momentum, momentum_dtype),
         momentum_of=momentum_of,
     )

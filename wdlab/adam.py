@@ -179,13 +179,14 @@ def _update(
     wide = jax.tree.map(lambda g: g.astype(moment_dtype(g.dtype)), updates)
     mu = None if formulas.b1 is None else jax.tree.map(formulas.next_first, wide, state.mu)
     nu = jax.tree.map(formulas.next_second, wide, state.nu)
+    scalars, mu_product = formulas.scalars(t, state.mu_product)
     nu_max = None
     if formulas.amsgrad != "off":
-        nu_max = jax.tree.map(lambda v, top: formulas.next_maximum(v, top, t), nu, state.nu_max)
-    weights, mu_product = formulas.numerator_weights(t, state.mu_product)
+        maximum = lambda v, top: formulas.next_maximum(v, top, scalars.correction)  # noqa: E731
+        nu_max = jax.tree.map(maximum, nu, state.nu_max)
     # Without a first moment the gradient takes its place, at no cost: its weight is zero.
     direction = jax.tree.map(
-        lambda g, m, v: formulas.direction(g, m, v, weights, t),
+        lambda g, m, v: formulas.direction(g, m, v, scalars),
         wide,
         wide if mu is None else mu,
         nu if nu_max is None else nu_max,

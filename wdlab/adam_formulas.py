@@ -1,13 +1,13 @@
 """The formulas of the Adam family for one leaf, and the check of their combinations."""
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from wdlab.checks import check_number, concrete
+from wdlab.checks import check_number, concrete, is_zero
 from wdlab.moments import one_minus_power, rectification
 
 Epsilon = Literal["outside", "hat", "inside"]
@@ -15,6 +15,16 @@ FirstMoment = Literal["ema", "nesterov", "nadam"]
 SecondMoment = Literal["ema", "sum", "max"]
 Amsgrad = Literal["off", "raw", "corrected"]
 Weights = tuple[ArrayLike | None, ArrayLike | None]  # On the first moment, on the gradient.
+
+
+class StepScalars(NamedTuple):
+    """What depends on the number of the update alone: computed once, not once for each leaf."""
+
+    weights: Weights
+    correction: ArrayLike | None  # Of the second moment; None: not corrected.
+    rectification: tuple[jax.Array, jax.Array] | None  # RAdam's; None: not rectified.
+
+
 _NADAM_BASE = 0.96  # Dozat's constant; torch and Keras fix it too.
 
 
@@ -103,13 +113,26 @@ class AdamFormulas:
             return jnp.maximum(_like(self.b2, g) * v, jnp.abs(g) + eps)
         return _like(self.b2, g) * v + _like(1.0 - self.b2, g) * (g * g)
 
-    def next_maximum(self, v: jax.Array, largest: jax.Array, t: jax.Array) -> jax.Array:
+    def next_maximum(
+        self, v: jax.Array, largest: jax.Array, correction: ArrayLike | None
+    ) -> jax.Array:
         """Returns AMSGrad's running maximum, of v_t or of the corrected v_t."""
-        if self.amsgrad == "corrected" and self.bias_correction:
-            v = v / _like(one_minus_power(self.b2, t), v)
+        if self.amsgrad == "corrected" and correction is not None:
+            v = v / _like(correction, v)
         return jnp.maximum(v, largest)
 
-    def numerator_weights(
+    def scalars(
+        self, t: jax.Array, mu_product: jax.Array | None
+    ) -> tuple[StepScalars, jax.Array | None]:
+        """Returns the numbers of update t, and NAdam's new product."""
+        weights, mu_product = self._numerator_weights(t, mu_product)
+        corrected = self.second_moment == "ema" and self.bias_correction
+        correction = one_minus_power(self.b2, t) if corrected else None
+        rectified = self.rectification_threshold
+        factor = None if rectified is None else rectification(self.b2, t, rectified)
+        return StepScalars(weights, correction, factor), mu_product
+
+    def _numerator_weights(
         self, t: jax.Array, mu_product: jax.Array | None
     ) -> tuple[Weights, jax.Array | None]:
         """Returns the weights of m_t and g_t in the numerator, and NAdam's new product."""
@@ -131,32 +154,33 @@ class AdamFormulas:
         return (on_mu, on_gradient), mu_product
 
     def direction(
-        self, g: jax.Array, m: jax.Array, v: jax.Array, weights: Weights, t: jax.Array
+        self, g: jax.Array, m: jax.Array, v: jax.Array, scalars: StepScalars
     ) -> jax.Array:
         """Returns the weighted numerator over the root and epsilon, rectified if asked."""
-        terms = [_like(w, x) * x for w, x in zip(weights, (m, g), strict=True) if w is not None]
+        pairs = zip(scalars.weights, (m, g), strict=True)
+        terms = [_like(w, x) * x for w, x in pairs if w is not None]
         numerator = sum(terms[1:], terms[0])
-        adaptive = numerator / self._denominator(v, t)
-        if self.rectification_threshold is None:
+        adaptive = numerator / self._denominator(v, scalars.correction)
+        if scalars.rectification is None:
             return adaptive
-        tractable, factor = rectification(self.b2, t, self.rectification_threshold)
+        tractable, factor = scalars.rectification
         return jnp.where(tractable, _like(factor, adaptive) * adaptive, numerator)
 
-    def _denominator(self, v: jax.Array, t: jax.Array) -> jax.Array:
-        eps, eps_root = _like(self.eps, v), _like(self.eps_root, v)
+    def _denominator(self, v: jax.Array, correction: ArrayLike | None) -> jax.Array:
+        eps = _like(self.eps, v)
         if self.second_moment == "max":
             return v if self.epsilon == "inside" else v + eps
-        averaged = self.second_moment == "ema" and self.bias_correction
-        corrected = averaged and self.amsgrad != "corrected"
-        correction = _like(one_minus_power(self.b2, t), v) if corrected else None
         if self.epsilon == "hat":
-            root = jnp.sqrt(v + eps_root) + eps
-            return root if correction is None else root / jnp.sqrt(correction)
-        if correction is not None:
-            v = v / correction
+            root = jnp.sqrt(self._rooted(v)) + eps
+            return root if correction is None else root / jnp.sqrt(_like(correction, v))
+        if correction is not None and self.amsgrad != "corrected":
+            v = v / _like(correction, v)
         if self.epsilon == "inside":
-            return jnp.sqrt(v + eps_root + eps)
-        return jnp.sqrt(v + eps_root) + eps
+            return jnp.sqrt(self._rooted(v) + eps)
+        return jnp.sqrt(self._rooted(v)) + eps
+
+    def _rooted(self, v: jax.Array) -> jax.Array:
+        return v if is_zero(self.eps_root) else v + _like(self.eps_root, v)
 
 
 def _check_name(argument: str, value: object, names: tuple[str, ...]) -> None:

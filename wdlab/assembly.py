@@ -2,14 +2,16 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
 from wdlab.checks import check_number, check_schedule
 from wdlab.couplings import check_coupling, multiplier_of
-from wdlab.dtypes import check_float_leaf, in_float32
+from wdlab.dtypes import check_float_leaf, in_each_dtype, in_float32
 from wdlab.paths import leaves_with_paths
 from wdlab.schedules import ScalarOrSchedule, value_at
+from wdlab.terms import next_count
 from wdlab.transforms import add_l2_gradient, decay_weights
 
 PyTree = Any
@@ -45,7 +47,7 @@ def assemble(
     check_schedule("learning_rate", learning_rate)
     check_number("weight_decay", weight_decay, schedule=True)
     coupling = check_coupling(name, coupling, learning_rate, weight_decay)
-    step = optax.scale_by_schedule(lambda count: -jnp.asarray(value_at(learning_rate, count)))
+    step = scale_by_negative(learning_rate)
     if coupling == "l2":
         parts = (add_l2_gradient(weight_decay, rules=rules), direction, step)
     else:
@@ -56,6 +58,29 @@ def assemble(
 
 
 _LEARNING_RATE_HINT = "For no learning rate at all, chain the parts of wdlab.transforms yourself."
+
+
+def scale_by_negative(learning_rate: ScalarOrSchedule) -> optax.GradientTransformation:
+    r"""Turns a direction into a step, :math:`u \leftarrow -lr_t u`, keeping dtypes.
+
+    The state is that of ``optax.scale_by_schedule``, for numbers as for schedules. Of thousands of
+    leaves each costs one traced operation here, and three there.
+
+    >>> tx = scale_by_negative(0.5)
+    >>> tx.update(jnp.ones(1), tx.init(jnp.ones(1)))[0].tolist()
+    [-0.5]
+    """
+    counting = optax.scale_by_schedule(lambda count: value_at(learning_rate, count))
+
+    def update_fn(
+        updates: PyTree, state: Any, params: PyTree | None = None
+    ) -> tuple[PyTree, PyTree]:
+        del params
+        rate = in_each_dtype(-1.0 * value_at(learning_rate, state.count))
+        steps = jax.tree.map(lambda u: rate(jnp.result_type(u)) * u, updates)
+        return steps, optax.ScaleByScheduleState(next_count(state.count))
+
+    return optax.GradientTransformation(counting.init, update_fn)
 
 
 def _for_floats(inner: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -1,5 +1,7 @@
 """Arithmetic on 16-bit parameters: which dtype to compute in, and which leaves to refuse."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -67,6 +69,15 @@ def working_dtype(x: Any) -> Any:
     """
     dtype = jnp.result_type(x)
     return jnp.promote_types(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype
+
+
+def in_each_dtype(scalar: Any) -> Callable[[Any], jax.Array]:
+    """Returns the function dtype -> the scalar in it, made once for all leaves of that dtype.
+
+    >>> in_each_dtype(0.5)(jnp.bfloat16)
+    Array(0.5, dtype=bfloat16)
+    """
+    return functools.cache(lambda dtype: jnp.asarray(scalar, dtype))
 
 
 def check_float_leaf(path: str, leaf: Any) -> None:

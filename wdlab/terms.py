@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from wdlab.checks import check_number, check_schedule, is_zero, require_params
-from wdlab.dtypes import check_float_leaf, working_dtype
+from wdlab.dtypes import check_float_leaf, in_each_dtype, working_dtype
 from wdlab.rules import decisions, warn_if_idle
 from wdlab.schedules import ScalarOrSchedule, peak_value
 
@@ -50,13 +50,14 @@ def map_decayed(
             f"{name}: {len(leaves)} updates for {len(made)} parameters; both must have the same "
             "structure. Write tx.update(grads, opt_state, params)."
         )
+    strengths = {d.scale: in_each_dtype(coefficient * d.scale) for d in made}
     references = [None] * len(leaves) if reference is None else jax.tree.leaves(reference)
 
     def apply(u: jax.Array, decision: Any, ref: Any) -> jax.Array:
         if decision.scale == 0:
             return u
         wide = jnp.promote_types(working_dtype(u), working_dtype(decision.leaf))
-        strength = jnp.asarray(coefficient * decision.scale, wide)
+        strength = strengths[decision.scale](wide)
         ref = None if ref is None else jnp.asarray(ref, wide)
         new = function(jnp.asarray(u, wide), strength, jnp.asarray(decision.leaf, wide), ref)
         return new.astype(jnp.result_type(u))
