@@ -95,7 +95,8 @@ def summary(table: Table, metric: str) -> str:
     >>> table = Table(("learning_rate", "weight_decay"), columns)
     >>> print(summary(table, "loss"))
     best mean loss 3 at learning_rate 0.1, weight_decay 0.2; 0 of 1 runs diverged
-      separability not identified (0 usable rows, 0 at the edge)
+      separability (best weight decay) not identified (0 rows, 0 flat, 0 at the edge)
+      separability (shoulder weight decay) not identified (0 rows, 0 flat, 0 at the edge)
     """
     lines = []
     for title, part in panels(table, _LR, _DECAY):
@@ -107,7 +108,9 @@ def summary(table: Table, metric: str) -> str:
             f"{title}{': ' * bool(title)}best mean {metric} {mean[i, j]:.4g} at {_LR} {lrs[i]:g}, "
             f"{_DECAY} {decays[j]:g}; {diverged} of {len(part)} runs diverged"
         )
-        lines.append(f"  separability {separability(part, metric=metric)}")
+        for of in ("best", "shoulder"):
+            number = separability(part, metric=metric, of=of)
+            lines.append(f"  separability ({of} weight decay) {number}")
     return "\n".join(lines)
 
 

@@ -80,26 +80,30 @@ def save_heat_maps(
     finite = np.concatenate([mean[np.isfinite(mean)] for mean in means])
     if not finite.size:
         raise ValueError(f"{metric}: nothing to draw, every point diverged.")
-    # Losses far above the middle look alike: the colours are for the rest.
-    low, high = finite.min(), max(np.median(finite) * 1.0, finite.min() * 1.02)
+    from matplotlib.colors import LogNorm, Normalize
+
+    kind = LogNorm if finite.min() > 0 else Normalize
+    norm = kind(finite.min(), finite.max())
     figure = _figure((4.6 * len(parts) + 0.8, 4.4))
     all_axes = figure.subplots(1, len(parts), squeeze=False)[0]
     image = None
     for axes, (title, part, xs, ys, _), mean in zip(all_axes, parts, means, strict=True):
-        image = _heat_map(axes, xs, ys, mean, low, high)
-        number = separability(part, metric=metric, learning_rate=x, weight_decay=y)
-        axes.set_title(f"{title}\nbest {np.nanmin(mean):.4g}, separability {number}", fontsize=9)
+        image = _heat_map(axes, xs, ys, mean, norm)
+        lines = [title, f"best {mean.min():.4g}"]
+        for of in ("best", "shoulder"):
+            number = separability(part, metric=metric, learning_rate=x, weight_decay=y, of=of)
+            lines.append(f"separability ({of}) {number}")
+        axes.set_title("\n".join(lines), fontsize=8)
         axes.set_xlabel(x.replace("_", " "))
         axes.set_ylabel(y.replace("_", " "))
-    extend = "max" if finite.max() > high else "neither"
-    figure.colorbar(image, ax=list(all_axes), label=metric.replace("_", " "), extend=extend)
+    figure.colorbar(image, ax=list(all_axes), label=metric.replace("_", " "))
     return _save(figure, folder, "heat_maps")
 
 
-def _heat_map(axes: Any, xs: Any, ys: Any, mean_XxY: Any, low: float, high: float) -> Any:
+def _heat_map(axes: Any, xs: Any, ys: Any, mean_XxY: Any, norm: Any) -> Any:
     i, j = np.arange(len(xs)), np.arange(len(ys))
     shown = np.where(np.isfinite(mean_XxY), mean_XxY, np.nan).T
-    image = axes.imshow(shown, origin="lower", aspect="auto", cmap="viridis", vmin=low, vmax=high)
+    image = axes.imshow(shown, origin="lower", aspect="auto", cmap="viridis", norm=norm)
     best = mean_XxY.min()
     edge = {"colors": "white", "linewidths": 1.5}
     # With a finite level beyond the grid's reach in place of inf, which contour cannot follow.

@@ -73,11 +73,11 @@ def trace(train: Train, grid: Grid) -> Traced:
     try:
         closed, shapes = jax.make_jaxpr(run, return_shape=True)(hyperparameters, seeds)
     except _NOT_JITTABLE as error:
-        raise TypeError(
-            f"train is not jittable: {str(error).splitlines()[0]} Inside it hyper-parameters and "
-            "key are traced: use jnp.where or jax.lax.cond instead of if, jnp instead of math and "
-            "NumPy, and give what decides shapes to the function that makes train."
-        ) from error
+        raise _not_jittable(error) from error
+    except TypeError as error:
+        if "concrete values" not in str(error):  # JAX's words for a traced shape.
+            raise
+        raise _not_jittable(error) from error
     except KeyError as error:
         if not error.args or error.args[0] in grid.axes or not isinstance(error.args[0], str):
             raise
@@ -93,6 +93,14 @@ def trace(train: Train, grid: Grid) -> Traced:
         run=lambda *args: jax.tree.unflatten(tree, flat(*jax.tree.leaves(args))),
         dtypes=dtypes,
         digest=_digest(closed),
+    )
+
+
+def _not_jittable(error: Exception) -> TypeError:
+    return TypeError(
+        f"train is not jittable: {str(error).splitlines()[0]} Inside it hyper-parameters and "
+        "key are traced: use jnp.where or jax.lax.cond instead of if, jnp instead of math and "
+        "NumPy, and give what decides shapes to the function that makes train."
     )
 
 

@@ -25,9 +25,10 @@ class Table:
       axes: Names of the hyper-parameters' columns, in the order of the grid.
       columns: Name -> values, shape (points,); metrics in the dtype that ``train`` gave them.
 
-    >>> table = Table(("x",), {"x": np.array([1., 2.]), "loss": np.array([3., np.nan])})
+    >>> table = Table(("x",), {"x": np.array([1., 2.]), "loss": np.array([3., np.nan]),
+    ...     "status": np.array(["ok", "diverged"])})
     >>> table.best("loss"), len(table)
-    ({'x': 1.0, 'loss': 3.0}, 2)
+    ({'x': 1.0, 'loss': 3.0, 'status': 'ok'}, 2)
     """
 
     axes: tuple[str, ...]
@@ -47,8 +48,9 @@ class Table:
         return len(next(iter(self.columns.values())))
 
     def best(self, metric: str) -> dict[str, Any]:
-        """The row with the smallest value of a metric; what is not finite never wins."""
-        values = np.where(np.isfinite(self[metric]), self[metric], np.inf)
+        """The row with the smallest value of a metric; what diverged never wins."""
+        good = np.isfinite(self[metric]) & (self[STATUS] == OK)
+        values = np.where(good, self[metric], np.inf)
         row = int(np.argmin(values))
         return {name: column[row].item() for name, column in self.columns.items()}
 
