@@ -50,7 +50,7 @@ ARCHIVES = {
 }
 
 
-def load(archive: Archive, folder: Path) -> tuple[np.ndarray, ...]:
+def load(archive: Archive, folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Training images and labels, test images and labels; downloaded if they are not there.
 
     Returns:
@@ -62,10 +62,10 @@ def load(archive: Archive, folder: Path) -> tuple[np.ndarray, ...]:
     path = _fetch(archive, folder)
     try:
         with tarfile.open(path) as tar:
-            parts = [_read(tar, names, archive) for names in (archive.train, archive.test)]
+            train, test = (_read(tar, names, archive) for names in (archive.train, archive.test))
     except (OSError, KeyError, ValueError, EOFError, tarfile.TarError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
-    return *parts[0], *parts[1]
+    return *train, *test
 
 
 def _fetch(archive: Archive, folder: Path) -> Path:

@@ -42,7 +42,9 @@ class Dataset:
     def digest(self) -> str:
         """A fingerprint of the data, so that a resumed run can see whether it is the same."""
         parts = (self.x_train, self.y_train, self.x_test, self.y_test)
-        return hashlib.sha256(b"".join(hashlib.sha256(p).digest() for p in parts)).hexdigest()[:16]
+        return hashlib.sha256(
+            b"".join(hashlib.sha256(p.tobytes()).digest() for p in parts)
+        ).hexdigest()[:16]
 
 
 def load(config: Config) -> Dataset:
@@ -71,8 +73,9 @@ def load(config: Config) -> Dataset:
 
 def _cifar(name: str, config: Config) -> Dataset:
     archive = cifar.ARCHIVES[name]
-    arrays = cifar.load(archive, Path(config.data_dir))
-    return Dataset(*arrays, archive.n_classes, CIFAR_MEAN, CIFAR_STD)
+    x_train, y_train, x_test, y_test = cifar.load(archive, Path(config.data_dir))
+    n = archive.n_classes
+    return Dataset(x_train, y_train, x_test, y_test, n, CIFAR_MEAN, CIFAR_STD)
 
 
 def digits() -> Dataset:

@@ -1,9 +1,8 @@
 """Gradient-flow probe: ``python -m examples.resnet.flow``, flags as for ``train``.
 
 Every ``flow_every`` epochs a copy of the model trains ``flow_steps`` epochs with the tiny learning
-rate ``lr_flow`` and the decay ``wd_flow``: down to the floor of the valley in which SGD bounces from
-side to side. The run itself keeps the learning rate ``lr``; what the copy is like (``flow_...``)
-joins the row of the epoch.
+rate ``lr_flow`` and the decay ``wd_flow``: down to the floor of the valley in which SGD bounces.
+The run itself keeps the learning rate ``lr``; the numbers of the copy (``flow_...``) join its rows.
 """
 
 import sys

@@ -40,7 +40,7 @@ class BatchNorm(nnx.Module):
         else:
             mean_C, var_C = self.mean[...], self.var[...]
         factor_C = jax.lax.rsqrt(var_C + self.epsilon)
-        if self.scale is None:
+        if self.scale is None or self.bias is None:
             return (x - mean_C) * factor_C
         return (x - mean_C) * (factor_C * self.scale[...]) + self.bias[...]
 

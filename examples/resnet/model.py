@@ -93,7 +93,8 @@ def create(
         return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
     graph, _, _ = nnx.split(nnx.eval_shape(build), nnx.Param, nnx.BatchStat)
-    return graph, *jax.jit(arrays)()  # One program.
+    params, stats = jax.jit(arrays)()  # One program.
+    return graph, params, stats
 
 
 def apply(graph: nnx.GraphDef, params: Params, stats: Stats, x_BxHxWx3: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 import wdlab
 from wdlab import Rule
@@ -13,7 +14,7 @@ from .config import Config
 
 FROZEN = "head/.*"  # What scale_inv keeps as it was initialized.
 
-OfStep = Callable[[jax.Array], jax.Array]  # step count -> value
+OfStep = Callable[[ArrayLike], jax.Array]  # step count -> value
 
 
 def decay_rules(config: Config) -> tuple[Rule, ...]:

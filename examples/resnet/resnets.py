@@ -66,7 +66,7 @@ class PlainBlock(nnx.Module):
         """Adds the two convolutions to the input, or to its normalized 1x1 convolution."""
         y_BxHxWxC = jax.nn.relu(self.norm1(self.conv1(x_BxHxWxC), train))
         y_BxHxWxC = self.norm2(self.conv2(y_BxHxWxC), train)
-        if self.shortcut is not None:
+        if self.shortcut is not None and self.shortcut_norm is not None:
             x_BxHxWxC = self.shortcut_norm(self.shortcut(x_BxHxWxC), train)
         return jax.nn.relu(x_BxHxWxC + y_BxHxWxC)
 

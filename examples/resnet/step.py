@@ -62,7 +62,7 @@ def one_step(
 
     (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params: Any = optax.apply_updates(state.params, updates)
     new = State(
         params=params,
         stats=mix(state.stats, batch_stats, MOMENTUM),

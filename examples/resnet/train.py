@@ -70,13 +70,11 @@ class Trainer:
 
     def _on_device(self) -> tuple[step.Images, step.Images]:
         d = self.data
-        return jax.device_put(
-            (
-                step.Images(d.x_train, d.y_train, d.mean, d.std),
-                step.Images(d.x_test, d.y_test, d.mean, d.std),
-            ),
-            jax.devices()[0],
+        splits = ((d.x_train, d.y_train), (d.x_test, d.y_test))
+        train, test = (
+            step.Images(*jax.device_put((x, y, d.mean, d.std), jax.devices()[0])) for x, y in splits
         )
+        return train, test
 
     @property
     def epoch(self) -> int:
@@ -136,9 +134,8 @@ class Trainer:
             self.step += done
         except Diverged as error:
             self.state, self.step = error.state, before + error.done
-            raise Diverged(
-                f"{error}; the weights before it are saved as step {self.step}"
-            ) from None
+            saved = f"the weights before it are saved as step {self.step}"
+            raise Diverged(f"{error}; {saved}") from None
         if self.step % self.epochs.steps == 0:
             self.pending = True
             if self.config.radius is not None:
