@@ -12,6 +12,7 @@ collect_ignore = [
     for package in ("torch", "keras")
     if importlib.util.find_spec(package) is None
 ]
+collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["torch_*.py"]
 
 
 def pytest_configure(config):
