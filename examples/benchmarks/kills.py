@@ -24,6 +24,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import wdlab
+from examples.runs.stop import StopRequest
 from wdlab.checkpoint import Checkpoints
 
 INTERVAL = 3  # Steps between two saves.
@@ -96,29 +97,41 @@ def initial_state(tx: optax.GradientTransformation) -> Any:
 
 def live(run: Run, say: Callable[..., None]) -> None:
     """One life: resume, then train to the end, telling each event before and after it happens."""
-    tx = optimizer()
-    state, step = initial_state(tx), make_step(tx)
-    with Checkpoints(run.folder) as checkpoints:
+    with StopRequest() as stop, Checkpoints(run.folder) as checkpoints:
+        say("began", 0)
+        tx = optimizer()
+        state, step, start = initial_state(tx), make_step(tx), 0
         restored = checkpoints.restore(state)
-        start = 0
         if restored is not None:
             state, start = restored.state, restored.step
         say("resumed", start, len(restored.damaged) if restored else 0)
         for number in range(start, run.steps):
             params, opt_state = step(state["params"], state["opt_state"], state["key"], number)
             state |= {"params": params, "opt_state": opt_state}
-            if (number + 1) % INTERVAL == 0 or number + 1 == run.steps:
+            stopped = stop.requested
+            if (number + 1) % INTERVAL == 0 or number + 1 == run.steps or stopped:
                 say("saving", number + 1)
                 checkpoints.save(number + 1, state)
-                if run.wait:
+                if run.wait or stopped:
                     checkpoints.wait()
                     say("saved", number + 1)
+            if stopped:
+                say("stopped", number + 1)
+                return
     say("digest", _digest(state))
 
 
 def _digest(state: Any) -> str:
     sums = jax.tree.leaves(jax.tree.map(wdlab.checksum.leaf_checksum, state))
     return hashlib.sha256(b"".join(np.asarray(pair).tobytes() for pair in sums)).hexdigest()[:16]
+
+
+def fork_lives(run: Run) -> list[tuple[int, Any]]:
+    """Starts one life of the run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return [fork_life(run, rank, port) for rank in range(run.processes)]
 
 
 def fork_life(run: Run, rank: int, port: int) -> tuple[int, Any]:
@@ -160,10 +173,7 @@ def run_with_kills(run: Run, kills: int, rng: random.Random) -> Tally:
     """
     tally, last, finished = Tally(), 0, False
     while not tally.digest:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        lives = [fork_life(run, rank, port) for rank in range(run.processes)]
+        lives = fork_lives(run)
         delay = rng.uniform(0.0, 0.15) if tally.kills < kills else None
         events = _events_until_end(lives, delay, rng)
         resumed = next((event for event in events if event[0] == "resumed"), None)

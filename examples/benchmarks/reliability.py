@@ -1,9 +1,10 @@
-"""What a run survives: ``python -m examples.benchmarks.reliability [damage|kills|soak] [--quick]``.
+"""What a run survives: ``python -m examples.benchmarks.reliability [PART] [--quick]``. PART is one of
 
 damage  one file of the newest checkpoint has a bit flipped, is cut off, removed or zeroed
 kills   signal 9 at random moments, most of them inside a save; one process, and two
+signals SIGTERM while it compiles, between saves, inside a save, twice; one process, and two
 soak    100,000 tiny steps with saves: memory, files, threads
-Without a name: all three. The exit code is 1 where something that must never happen has happened.
+Without a name: all. The exit code is 1 where something that must never happen has happened.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from .damage import DAMAGES, trial_outcomes
 from .kills import INTERVAL, Run, Tally, run_with_kills
+from .signals import MOMENTS, stops_politely
 from .soak import soak
 
 KILLS_PER_RUN, STEPS = 10, 60
@@ -64,6 +66,19 @@ def kills(scratch: Path, number: int) -> tuple[list[Table], bool]:
     return [table], good
 
 
+def signals(scratch: Path, number: int) -> tuple[list[Table], bool]:
+    """SIGTERM to the last process: how many runs saved the step they were at and left with 0."""
+    table, good = Table("SIGTERM", "processes", "trials", "saved there, exit 0"), True
+    rng = random.Random(0)
+    for processes, trials in ((1, number), (2, max(number // 10, 1))):
+        for moment in MOMENTS:
+            folders = (scratch / f"{moment}-{processes}-{trial}" for trial in range(trials))
+            done = sum(stops_politely(moment, folder, processes, rng) for folder in folders)
+            table.add_row(moment, str(processes), str(trials), str(done))
+            good &= done == trials
+    return [table], good
+
+
 def _killed_runs(folder: Path, wait: bool, processes: int, kills: int) -> list[Tally]:
     rng, tallies = random.Random(processes + 2 * wait), []
     while (done := sum(tally.kills for tally in tallies)) < kills:
@@ -91,6 +106,7 @@ def soaked(scratch: Path, steps: int) -> tuple[list[Table], bool]:
 PARTS: dict[str, tuple[Callable[[Path, int], tuple[list[Table], bool]], int, int]] = {
     # Kills first: lives are forked from a process that has not begun to use JAX.
     "kills": (kills, 200, 10),
+    "signals": (signals, 20, 1),
     "damage": (damage, 200, 10),
     "soak": (soaked, FULL_SOAK, 2_000),
 }
@@ -102,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("part", nargs="?", choices=PARTS, help="default: all")
-    parser.add_argument("--quick", action="store_true", help="10 trials of each, 2,000 steps")
+    parser.add_argument("--quick", action="store_true", help="10 trials of each or 1, 2,000 steps")
     parser.add_argument("--number", type=int, help="trials of each, or steps (200; 100,000)")
     args = parser.parse_args(argv)
     console, all_good = Console(width=max(Console().width, 130)), True
