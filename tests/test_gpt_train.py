@@ -21,7 +21,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import wdlab
-from examples.gpt import model, optim, step
+from examples.gpt import model, optim, start, step
 from examples.gpt.config import Config, check
 from examples.gpt.configs import CONFIGS
 from examples.gpt.flags import parse
@@ -128,7 +128,7 @@ def test_a_run_that_was_stopped_continues_bit_for_bit(long_run, tmp_path, number
 
 def _wait_for_rows(process, folder, count):
     deadline = time.monotonic() + 90
-    while len(rows_of(folder)) < count or not list(folder.glob("checkpoints/[0-9]*")):
+    while len(rows_of(folder)) < count or not start.has_checkpoints(folder):
         assert process.poll() is None, "ended before it could be stopped"
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -210,7 +210,9 @@ def small_step(**changes):
     check(config)
     graph, params = model.create(config, 13, seed=0)
     tx = optim.make_optimizer(config)
-    return graph, params, tx, step.make_train_step(graph, tx, config)
+    ema = jax.tree.map(jnp.copy, params) if config.ema_coef else None
+    carry = step.Carry(params, tx.init(params), ema, step.first_loss_scale(config))
+    return carry, step.make_train_step(graph, tx, config)
 
 
 def tokens(*shape):
@@ -220,31 +222,93 @@ def tokens(*shape):
 def test_accumulated_micro_batches_equal_one_batch():
     results = []
     for shape in ((1, 6), (3, 2)):
-        _, params, tx, train_step = small_step(opt_type="gd")
+        carry, train_step = small_step(opt_type="gd")
         whole = tokens(6).reshape(*shape, 9)
-        results.append(train_step(params, tx.init(params), whole, jax.random.key(0), 0))
-    for a, b in zip(*(jax.tree.leaves((r[0], r[2])) for r in results), strict=True):
+        carry, metrics = train_step(carry, whole, jax.random.key(0), 0, True)
+        results.append((carry.params, metrics))
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_the_step_updates_every_buffer_in_place():
-    _, params, tx, train_step = small_step()
-    state = tx.init(params)
-    compiled = train_step.lower(params, state, tokens(2, 2), jax.random.key(0), 0).compile()
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_step_updates_every_buffer_in_place(accumulation):
+    """Parameters, moments, moving average, loss scale: no copy, and nothing beside the gradient."""
+    carry, train_step = small_step(n_embd=64, bias=False, dtype="float16")
+    lowered = train_step.lower(carry, tokens(accumulation, 2), jax.random.key(0), 0, True)
+    compiled = lowered.compile()
     header = compiled.as_text().split("\n")[0]
     pairs = re.findall(r"\{(\d+)\}: \((\d+), \{\}", header)
-    assert len(pairs) == len(jax.tree.leaves((params, state)))
+    assert len(pairs) == len(jax.tree.leaves(carry))
     assert all(output == argument for output, argument in pairs)
 
 
-def test_a_step_that_is_not_finite_changes_nothing():
-    _, params, tx, train_step = small_step()
-    params["wte"]["embedding"] = params["wte"]["embedding"].at[3].set(jnp.inf)
-    state = tx.init(params)
-    before = jax.tree.map(np.array, (params, state))
-    *after, metrics = train_step(params, state, tokens(1, 2), jax.random.key(0), 0)
+def test_the_step_keeps_nothing_beside_the_gradient():
+    """One tree of gradients, and with micro-batches their sum: not one for EMA, metrics, skips."""
+    carry, train_step = small_step(n_embd=128, bias=False)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(carry.params))
+    for accumulation, trees in ((1, 1), (2, 2)):
+        args = (carry, tokens(accumulation, 1), jax.random.key(0), 0, True)
+        needed = train_step.lower(*args).compile().memory_analysis().temp_size_in_bytes
+        assert needed < (trees + 0.25) * size
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
+    carry, train_step = small_step()
+    carry.params["wte"]["embedding"] = carry.params["wte"]["embedding"].at[3].set(jnp.inf)
+    before = jax.tree.map(np.array, carry)
+    after, metrics = train_step(carry, tokens(1, 2), jax.random.key(0), 0, False)
     assert not np.isfinite(metrics["loss"])
-    assert jax.tree.all(jax.tree.map(np.array_equal, before, tuple(after)))
+    assert (metrics["skipped"], metrics["in_a_row"]) == (1, 1)
+    before = before._replace(opt_state=before.opt_state.inner)
+    after = after._replace(opt_state=after.opt_state.inner)
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, after))
+
+
+def test_the_moving_average_follows_the_weights():
+    carry, train_step = small_step(ema_coef=0.75)
+    expected = np.array(carry.ema["wpe"]["embedding"], np.float64)
+    for i in range(3):
+        carry, _ = train_step(carry, tokens(1, 2), jax.random.key(0), i, False)
+        expected = 0.75 * expected + 0.25 * np.asarray(carry.params["wpe"]["embedding"])
+    np.testing.assert_allclose(carry.ema["wpe"]["embedding"], expected, rtol=1e-6)
+    assert small_step(ema_coef=0.0)[0].ema is None
+
+
+def test_float16_halves_the_loss_scale_until_the_gradient_fits():
+    carry, train_step = small_step(dtype="float16")
+    huge = jnp.float32(2.0**30)
+    carry = carry._replace(loss_scale=carry.loss_scale.replace(scale=huge))
+    wte = np.array(carry.params["wte"]["embedding"])
+    for _ in range(1, 40):
+        carry, metrics = train_step(carry, tokens(1, 2), jax.random.key(0), 0, False)
+        if not metrics["in_a_row"]:
+            break
+        assert np.array_equal(carry.params["wte"]["embedding"], wte)
+    assert 1 <= metrics["skipped"] < 39
+    assert carry.loss_scale.scale < huge
+    assert np.isfinite(metrics["grad_norm"])
+    reference, exact_step = small_step()
+    _, exact = exact_step(reference, tokens(1, 2), jax.random.key(0), 0, False)
+    np.testing.assert_allclose(metrics["grad_norm"], exact["grad_norm"], rtol=0.01)
+
+
+def test_metrics_of_a_step_are_those_of_numpy():
+    carry, train_step = small_step(opt_type="gd", grad_clip=0.0, weight_decay=0.0)
+    before = jax.tree.map(lambda x: np.array(x, np.float64), carry.params)
+    after, metrics = train_step(carry, tokens(1, 2), jax.random.key(0), 0, True)
+    grads = jax.tree.map(lambda a, b: (a - np.asarray(b, np.float64)) / 0.1, before, after.params)
+    norms = {name: norm_of(part) for name, part in grads.items() if name != "blocks"}
+    norms["blocks/0"] = norm_of(grads["blocks"])
+    assert metrics["layers"].keys() == norms.keys()
+    for layer, norm in norms.items():
+        np.testing.assert_allclose(metrics["layers"][layer], norm, rtol=1e-3)
+    np.testing.assert_allclose(metrics["grad_norm"], norm_of(grads), rtol=1e-3)
+    largest = max(np.abs(g).max() for g in jax.tree.leaves(grads))
+    np.testing.assert_allclose(metrics["largest_gradient"], largest, rtol=1e-3)
+
+
+def norm_of(tree):
+    return np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
 def optimizer(**changes):
@@ -358,7 +422,27 @@ BAD = {
     "stray word": (["tiny", "0.1"], "Unrecognized options: 0.1"),
     "not a number": (["tiny", "--n_layer=two"], "Error parsing --n_layer"),
     "no value": (["tiny", "--n_layer"], "Missing value for argument '--n_layer'"),
-    "choice": (["tiny", "--dtype=float16"], "invalid choice 'float16' for argument '--dtype'"),
+    "choice": (["tiny", "--dtype=float64"], "invalid choice 'float64' for argument '--dtype'"),
+    "new flag": (["tiny", "--ema_coeff=0.9"], "unknown flag --ema_coeff: did you mean --ema_coef"),
+    "run name": (["tiny", "--wandb_run=x"], "unknown flag --wandb_run: did you mean --wandb_"),
+    "start": (["tiny", "--init_from=gpt3"], "invalid choice 'gpt3' for argument '--init_from'"),
+    "average": (["tiny", "--ema_coef=1"], "--ema_coef must be in [0, 1), got 1.0"),
+    "dampening": (["tiny", "--dampening=-1"], "--dampening must be in [0, 1), got -1.0"),
+    "dampened Adam": (["tiny", "--dampening=0.1"], "--dampening 0.1 is of --opt_type gdm"),
+    "skips": (["tiny", "--max_skipped_steps=0"], "--max_skipped_steps must be positive"),
+    "path alone": (["tiny", "--ckpt_path=x"], "--ckpt_path needs --init_from resume"),
+    "no checkpoint": (
+        ["tiny", "--init_from=resume", "--ckpt_path=out/x"],
+        "--ckpt_path out/x does not exist: write the folder of a run of this program",
+    ),
+    "a .pt file": (
+        ["tiny", "--init_from=resume", f"--ckpt_path={__file__}.pt"],
+        ".pt does not exist: write the folder of a run of this program",
+    ),
+    "no step": (
+        ["tiny", "--init_from=resume", f"--ckpt_path={ROOT}"],
+        f"--ckpt_path {ROOT} holds no checkpoint: write the folder of a run",
+    ),
     "heads": (["tiny", "--n_embd=97"], "--n_embd 97 is not divisible by --n_head 3"),
     "negative decay": (["tiny", "--weight_decay=-0.1"], "--weight_decay must be at least 0"),
     "spaced negative": (["tiny", "--weight_decay", "-0.1"], "--weight_decay must be at least 0"),

@@ -165,13 +165,10 @@ def check(config: Config) -> None:
         raise UserError(
             f"--min_lr {config.min_lr} must be at most --learning_rate {config.learning_rate}"
         )
+    if config.dampening and config.opt_type != "gdm":
+        raise UserError(f"--dampening {config.dampening} is of --opt_type gdm; set it to 0")
     if config.l2_reg and config.weight_decay:
         raise UserError("--l2_reg and --weight_decay exclude each other: set one of them to 0")
-    if config.decay_lr and config.warmup_iters >= config.lr_decay_steps:
-        raise UserError(
-            f"--warmup_iters {config.warmup_iters} must be less than the step at which the decay "
-            f"ends, {config.lr_decay_steps} (--lr_decay_iters, by default --max_iters)"
-        )
 
 
 def _check_model(config: Config) -> None:
@@ -198,6 +195,22 @@ def _check_model(config: Config) -> None:
         raise UserError(
             "--scan_layers stacks the blocks' weights: biases and norms have two dimensions "
             "there, and --rules MATRICES_ONLY would decay them; write --rules NANOGPT"
+        )
+
+
+def check_warmup(config: Config) -> None:
+    """Refuses a decay of the learning rate that ends before it begins.
+
+    Only a mistake where the user wrote one of the two: ``--max_iters 2`` alone, to try a command,
+    ends in the warm-up and is fine.
+
+    Raises:
+      UserError: If so.
+    """
+    if config.warmup_iters >= config.lr_decay_steps:
+        raise UserError(
+            f"--warmup_iters {config.warmup_iters} must be less than the step at which the decay "
+            f"ends, {config.lr_decay_steps} (--lr_decay_iters, by default --max_iters)"
         )
 
 

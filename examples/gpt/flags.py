@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from examples.runs.errors import UserError
 from examples.runs.flags import flag_name, nearest, parse_dataclass
 
-from .config import SUBSTRINGS, Config, check
+from .config import SUBSTRINGS, Config, check, check_warmup
 from .configs import CONFIGS
 
 
@@ -36,5 +36,9 @@ def parse(argv: Sequence[str]) -> tuple[str, Config]:
     given = {flag_name(a) for a in flags if a.startswith("--")}
     if "wd_substrings_include" in given and "rules" not in given:
         config = dataclasses.replace(config, rules=SUBSTRINGS)
+    if config.init_from == "resume" and not config.ckpt_path:  # nanoGPT's way to say --resume.
+        config = dataclasses.replace(config, init_from="scratch", resume=True)
     check(config)
+    if config.decay_lr and {"warmup_iters", "lr_decay_iters"} & given:
+        check_warmup(config)
     return name, config

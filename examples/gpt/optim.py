@@ -3,6 +3,8 @@
 import optax
 
 import wdlab
+from wdlab.convention_parts import momentum
+from wdlab.nonfinite import skip_nonfinite
 from wdlab.schedules import ScalarOrSchedule, Schedule, squared
 
 from .config import SUBSTRINGS, Config
@@ -12,6 +14,10 @@ def learning_rate(config: Config) -> Schedule:
     """Warm-up from 0, then a cosine to ``min_lr``; or a constant. A function of the step."""
     if not config.decay_lr:
         return wdlab.schedules.constant(config.learning_rate)
+    if config.warmup_iters >= config.lr_decay_steps:  # A short trial: it ends in the warm-up.
+        return wdlab.schedules.warmup_constant(
+            config.learning_rate, warmup_steps=config.warmup_iters
+        )
     return wdlab.schedules.warmup_cosine(
         config.learning_rate,
         warmup_steps=config.warmup_iters,
@@ -40,24 +46,37 @@ def decay_multiplier(config: Config) -> ScalarOrSchedule | None:
         "lr": lr,
         "lr2": squared(lr),
         "constant": None,
+        "l2": None,
     }[config.coupling]
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """L2 regularization, clipping, L2 as SGD's weight decay, the optimizer, decoupled decay."""
+def l2_penalty(config: Config) -> optax.GradientTransformation:
+    """Adds the gradient of ``l2_reg * ||w||^2``."""
+    return wdlab.add_l2_gradient(2 * config.l2_reg, rules=decay_rules(config))
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
+    """L2 regularization, clipping, L2 as SGD's weight decay, the optimizer, decoupled decay.
+
+    Terms of strength zero cost nothing and keep their place, so that the state of a run fits a
+    fine-tuning of it with other strengths. A step that is not finite is left out as a whole.
+    """
     lr, rules = learning_rate(config), decay_rules(config)
-    l2_reg, clip, l2, decay = (optax.identity() for _ in range(4))
-    if config.l2_reg:  # The gradient of l2_reg * ||w||^2, seen by the clipping.
-        l2_reg = wdlab.add_l2_gradient(2 * config.l2_reg, rules=rules)
-    if config.grad_clip:
-        clip = optax.clip_by_global_norm(config.grad_clip)
-    if is_decoupled(config):
-        kappa = decay_multiplier(config)
-        decay = wdlab.decay_weights(config.weight_decay, multiplier=kappa, rules=rules)
-    else:
-        l2 = wdlab.add_l2_gradient(config.weight_decay, rules=rules)
+    clip = wdlab.clip_by_global_norm(config.grad_clip) if config.grad_clip else optax.identity()
+    decoupled = config.weight_decay if is_decoupled(config) else 0.0
     if config.opt_type == "adam":
         optimizer = optax.adam(lr, b1=config.beta1, b2=config.beta2)
+    elif config.opt_type == "gdm":
+        direction = momentum(config.beta1, dampening=config.dampening)
+        optimizer = optax.chain(direction, optax.scale_by_learning_rate(lr))
     else:
-        optimizer = optax.sgd(lr, momentum=config.beta1 if config.opt_type == "gdm" else None)
-    return optax.chain(l2_reg, clip, l2, optimizer, decay)
+        optimizer = optax.sgd(lr)
+    return skip_nonfinite(
+        optax.chain(
+            l2_penalty(config),
+            clip,
+            wdlab.add_l2_gradient(config.weight_decay - decoupled, rules=rules),
+            optimizer,
+            wdlab.decay_weights(decoupled, multiplier=decay_multiplier(config), rules=rules),
+        )
+    )

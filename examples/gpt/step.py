@@ -1,21 +1,36 @@
-"""The compiled functions of the training: one step, the evaluation, the weight norms.
+"""The compiled functions of the training: one step, the evaluation, the weights' metrics.
 
 Letters: A micro-batches per step, B sequences, M one more than the context length, N batches.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from flax.training.dynamic_scale import DynamicScale
+
+from wdlab import metrics, nonfinite
 
 from .config import Config
 from .model import Key, Params, apply
+from .optim import decay_rules, l2_penalty
 from .optim import learning_rate as make_learning_rate
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
+GROUPS = "ln mlp attn wte wpe lm_head"
+_MICRO_BATCHES_UNTIL_LARGER = 2_000  # float16: finite ones in a row before the scale doubles.
+
+
+class Carry(NamedTuple):
+    """What a step takes and gives back, in the same buffers."""
+
+    params: Any
+    opt_state: Any
+    ema: Any  # The moving average of the weights; None with ema_coef 0.
+    loss_scale: DynamicScale | None  # Only for float16.
 
 
 def losses(graph: nnx.GraphDef, params: Params, tokens_BxM: jax.Array, key: Key = None):
@@ -26,38 +41,79 @@ def losses(graph: nnx.GraphDef, params: Params, tokens_BxM: jax.Array, key: Key 
     return loss, (logits_BxLxV.argmax(-1) != targets_BxL).mean()
 
 
-def make_train_step(
-    graph: nnx.GraphDef, tx: optax.GradientTransformation, config: Config
-) -> Callable[..., tuple[Params, Any, Metrics]]:
-    """Makes the jitted step ``(params, opt_state, tokens_AxBxM, key, step) -> (params, ...)``.
+def first_loss_scale(config: Config) -> DynamicScale | None:
+    """The scale of the loss that keeps float16 gradients from underflow, 65536 at first."""
+    if config.dtype != "float16":
+        return None
+    interval = _MICRO_BATCHES_UNTIL_LARGER * config.gradient_accumulation_steps
+    scale = DynamicScale(growth_interval=interval, minimum_scale=1.0)
+    return scale.replace(fin_steps=jnp.int32(0), scale=jnp.float32(scale.scale))
 
-    The gradient is averaged over the A micro-batches. Parameters and optimizer state are donated:
-    they come back first and in the order they went in, so that XLA updates them in place. Where
-    loss or gradient is not finite they come back as they were.
+
+def make_train_step(
+    graph: nnx.GraphDef, tx: optax.GradientTransformationExtraArgs, config: Config
+) -> Callable[..., tuple[Carry, Metrics]]:
+    """Makes the jitted ``(carry, tokens_AxBxM, key, step, log) -> (carry, metrics)``.
+
+    The gradient is averaged over the A micro-batches. The carry is donated and comes back in the
+    order it went in, so that XLA updates it in place. Where loss or gradient is not finite it comes
+    back as it was (the loss scale smaller, the counters larger). ``log``: whether to look for the
+    largest entry of the gradient, the only metric that costs a pass of its own.
     """
     learning_rate = make_learning_rate(config)
+    penalty = l2_penalty(config)
 
     def loss_fn(params, tokens_BxM, key):
         return losses(graph, params, tokens_BxM, key if config.dropout else None)[0]
 
-    def train_step(params, opt_state, tokens_AxBxM, key, step):
+    def gradient(params, scale, micro):
+        if scale is None:
+            return None, jax.value_and_grad(loss_fn)(params, *micro)
+        scale, _, loss, grads = scale.value_and_grad(loss_fn)(params, *micro)
+        return scale, (loss, grads)
+
+    def train_step(carry, tokens_AxBxM, key, step, log):
+        params, opt_state, ema, scale = carry
         keys_A = jax.random.split(jax.random.fold_in(key, step), tokens_AxBxM.shape[0])
 
-        def add(total, micro):
-            return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_fn)(params, *micro)), None
+        def add(scale_and_total, micro):
+            scale, found = gradient(params, scale_and_total[0], micro)
+            return (scale, jax.tree.map(jnp.add, scale_and_total[1], found)), None
 
-        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-        total, _ = jax.lax.scan(add, zero, (tokens_AxBxM, keys_A))
-        loss, grads = jax.tree.map(lambda x: x / len(keys_A), total)
-        grad_norm = optax.tree.norm(grads)
-        updates, new_state = tx.update(grads, opt_state, params)
-        new = (optax.apply_updates(params, updates), new_state)
-        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        kept = jax.tree.map(lambda n, old: jnp.where(good, n, old), new, (params, opt_state))
-        rate = jnp.asarray(learning_rate(step), jnp.float32)
-        return *kept, {"loss": loss, "grad_norm": grad_norm, "learning_rate": rate}
+        if len(keys_A) == 1:  # No sum to keep beside the gradient.
+            scale, (loss, grads) = gradient(params, scale, (tokens_AxBxM[0], keys_A[0]))
+        else:
+            zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+            (scale, total), _ = jax.lax.scan(add, (scale, zero), (tokens_AxBxM, keys_A))
+            loss, grads = jax.tree.map(lambda x: x / len(keys_A), total)
+        seen, _ = penalty.update(grads, penalty.init(params), params)  # What the clipping sees.
+        measured = _gradient_metrics(seen, log)
+        updates, opt_state = tx.update(grads, opt_state, params, value=loss)
+        params = optax.apply_updates(params, updates)
+        counts = nonfinite.counts(opt_state)
+        if ema is not None:
+            moved = jax.tree.map(lambda e, p: e + (1 - config.ema_coef) * (p - e), ema, params)
+            ema = jax.tree.map(lambda m, e: jnp.where(counts.in_a_row == 0, m, e), moved, ema)
+        measured |= {"loss": loss, "learning_rate": jnp.asarray(learning_rate(step), jnp.float32)}
+        measured |= counts._asdict()
+        return Carry(params, opt_state, ema, scale), measured
 
-    return jax.jit(train_step, donate_argnums=(0, 1))
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def _gradient_metrics(grads: Any, log: jax.Array) -> Metrics:
+    """Norms of the gradient of each layer and in all; the largest entry where ``log`` says so."""
+    layers = layer_norms(grads)
+    largest = jax.lax.cond(log, metrics.largest_entry, lambda _: jnp.zeros(()), grads)
+    whole = jnp.sqrt(sum(norm**2 for norm in layers.values()))
+    return {"grad_norm": whole, "largest_gradient": largest, "layers": layers}
+
+
+def layer_norms(tree: Params) -> Metrics:
+    """The norm of each block and of each of the other modules: 'blocks/0', 'wte', 'ln_f', ..."""
+    blocks = metrics.leaf_norms({"blocks": tree["blocks"]}, depth=2)
+    rest = {name: module for name, module in tree.items() if name != "blocks"}
+    return blocks | metrics.leaf_norms(rest, depth=1)
 
 
 def make_evaluate(graph: nnx.GraphDef) -> Callable[..., tuple[jax.Array, jax.Array]]:
@@ -70,16 +126,23 @@ def make_evaluate(graph: nnx.GraphDef) -> Callable[..., tuple[jax.Array, jax.Arr
     return jax.jit(evaluate)
 
 
-def make_weight_norms(scales: Params) -> Callable[[Params], Metrics]:
-    """Makes the jitted norms of all parameters, of those that decay, and of the others."""
+def make_weight_metrics(config: Config) -> Callable[[Params, Any, jax.Array], Metrics]:
+    """Makes the jitted ``(params, opt_state, learning_rate) -> metrics`` of weights and Adam.
 
-    def weight_norms(params):
-        decayed = jax.tree.map(lambda p, s: p if s else jnp.zeros_like(p), params, scales)
-        exempt = jax.tree.map(lambda p, s: jnp.zeros_like(p) if s else p, params, scales)
-        return {
-            "weight_norm": optax.tree.norm(params),
-            "weight_norm_decayed": optax.tree.norm(decayed),
-            "weight_norm_exempt": optax.tree.norm(exempt),
-        }
+    Norms: of all weights, of those that decay and the others, of each group; the largest weight;
+    Adam's average effective learning rate, lr / (sqrt(v) + eps).
+    """
 
-    return jax.jit(weight_norms)
+    def weight_metrics(params, opt_state, learning_rate):
+        kinds = metrics.decayed_norms(params, decay_rules(config))
+        groups = metrics.group_norms(params, GROUPS)
+        found = {"weight_norm": metrics.norm(params)}
+        found |= {f"weight_norm_{kind}": value for kind, value in kinds.items()}
+        found |= {f"weight_norm/{group}": value for group, value in groups.items()}
+        found["largest_weight"] = metrics.largest_entry(params)
+        if config.opt_type == "adam":
+            effective = metrics.effective_learning_rate(opt_state, learning_rate)
+            found["effective_learning_rate"] = effective
+        return found
+
+    return jax.jit(weight_metrics)
