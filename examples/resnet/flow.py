@@ -15,7 +15,7 @@ from examples.runs.errors import UserError, fail
 from examples.runs.records import Row
 from wdlab.checkpoint import CheckpointError
 
-from . import optim, step
+from . import step
 from .flags import parse
 from .sharpness import Sharpness
 from .train import Trainer, run
@@ -33,7 +33,6 @@ class FlowProbe:
         if trainer.epoch == 0 or (trainer.epoch - 1) % config.flow_every:
             return {}
         if self._sharpness is None:
-            self._tx = optim.make_optimizer(config, config.lr_flow, config.wd_flow)
             self._sharpness = Sharpness(
                 trainer.graph, trainer.trained, trainer.data, trainer.train_images,
                 config.probe_examples, config.random_seed,
@@ -54,13 +53,14 @@ class FlowProbe:
     def _flow(self, trainer: Trainer, stopped: Callable[[], bool]) -> step.State | None:
         """The state of a copy after its epochs; None if stopped on the way."""
         params, stats = jax.tree.map(jnp.copy, (trainer.state.params, trainer.state.stats))
-        state = step.new_state(params, stats, self._tx)
+        rates = trainer.config.lr_flow, trainer.config.wd_flow
+        state = step.new_state(params, stats, trainer.tx)
         for epoch in range(trainer.epoch, trainer.epoch + trainer.config.flow_steps):
             done = 0
             while done < trainer.epochs.steps:
                 if stopped():
                     return None
-                state, new, _ = trainer.epochs.advance(self._tx, state, epoch, done)
+                state, new, _ = trainer.epochs.advance(rates, state, epoch, done)
                 done += new
         return state
 

@@ -1,14 +1,14 @@
 """An epoch as few calls of one compiled program, for the training and for the gradient flow."""
 
 import time
+from functools import partial
 
 import jax
-import optax
 from flax import nnx
 
 from examples.runs.errors import UserError
 
-from . import data, step
+from . import data, optim, step
 from .config import Config
 
 _SECONDS_PER_CALL = 1.0  # Between two looks at the signals and two updates of the bar.
@@ -23,7 +23,7 @@ class Diverged(UserError):
       done: Good steps of this call before it.
     """
 
-    def __init__(self, message: str, state: step.State | None = None, done: int = 0):
+    def __init__(self, message: str, state: step.State, done: int):
         super().__init__(message)
         self.state, self.done = state, done
 
@@ -36,37 +36,42 @@ class Epochs:
     """
 
     def __init__(self, graph: nnx.GraphDef, config: Config, images: step.Images, key: jax.Array):
-        self.graph, self.config, self.images, self.key = graph, config, images, key
+        self.images, self.key, self.batch_size = images, key, config.batch_size
         self.steps = len(images.y) // config.batch_size
         # XLA on a CPU has fast gradients of convolutions outside of loops only (jaxlib 0.10: ten
         # times slower inside); there every step is a call, which costs nothing beside it.
-        self.looped = jax.default_backend() != "cpu"
-        self._programs: dict[int, tuple] = {}
-        self._per_call = 1
+        self._looped = jax.default_backend() != "cpu"
+        self._train_steps = step.make_train_steps(
+            graph,
+            partial(optim.make_optimizer, config),
+            config.ema,
+            augmented=not config.no_data_augm,
+            looped=self._looped,
+        )
+        self._per_call, self._compiled = 1, False
         self._order: tuple[int, jax.Array] | None = None
 
     def order(self, epoch: int) -> jax.Array:
         """The images of every step of an epoch, int32 (S, B)."""
         if self._order is None or self._order[0] != epoch:
             key = jax.random.fold_in(self.key, 2 * epoch)
-            order = data.order_of_epoch(key, len(self.images.y), self.config.batch_size)
+            order = data.order_of_epoch(key, len(self.images.y), self.batch_size)
             self._order = epoch, order
         return self._order[1]
 
     def advance(
-        self, tx: optax.GradientTransformation, state: step.State, epoch: int, first: int
+        self, rates: tuple[float, float], state: step.State, epoch: int, first: int
     ) -> tuple[step.State, int, float]:
         """Some steps from ``first`` on: the new state, how many steps, the loss of the last one.
 
         Raises:
           Diverged: If a step is not finite.
         """
-        train_steps, compiled = self._program(tx)
-        last = min(first + (self._per_call if compiled else 1), self.steps)
+        last = min(first + self._per_call, self.steps)
         key = jax.random.fold_in(self.key, 2 * epoch + 1)
         started = time.monotonic()
-        state, reached, loss, grad_norm = train_steps(
-            state, self.images, self.order(epoch), key, first, last
+        state, reached, loss, grad_norm = self._train_steps(
+            state, self.images, self.order(epoch), key, rates, first, last
         )
         done, loss, grad_norm = int(reached) - first, float(loss), float(grad_norm)
         if first + done < last:
@@ -77,16 +82,8 @@ class Epochs:
                 state,
                 done,
             )
-        if compiled and self.looped:
+        if self._looped and self._compiled:
             seconds = max(time.monotonic() - started, 1e-6) / done
             self._per_call = max(1, round(_SECONDS_PER_CALL / seconds))
+        self._compiled = True
         return state, done, loss
-
-    def _program(self, tx: optax.GradientTransformation):
-        """The compiled steps of an optimizer, and whether they have run before."""
-        compiled = id(tx) in self._programs
-        if not compiled:
-            augmented = not self.config.no_data_augm
-            program = step.make_train_steps(self.graph, tx, self.config.ema, augmented, self.looped)
-            self._programs[id(tx)] = (program, tx)  # Keeping tx keeps its id its own.
-        return self._programs[id(tx)][0], compiled

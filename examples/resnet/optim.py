@@ -1,9 +1,6 @@
 """The optimizer, written out so that the place of the decay term is visible."""
 
-from collections.abc import Callable
-
 import jax
-import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
@@ -13,8 +10,6 @@ from wdlab import Rule
 from .config import Config
 
 FROZEN = "head/.*"  # What scale_inv keeps as it was initialized.
-
-OfStep = Callable[[ArrayLike], jax.Array]  # step count -> value
 
 
 def decay_rules(config: Config) -> tuple[Rule, ...]:
@@ -34,27 +29,20 @@ def first_decay_epoch(config: Config) -> int:
     return int(config.epochs * config.first_decay)
 
 
-def learning_rate(config: Config, steps_per_epoch: int) -> OfStep:
-    """``lr``, then ``lr_flow``. A function of the step."""
-    drop = first_decay_epoch(config) * steps_per_epoch
-    return lambda count: jnp.where(count < drop, config.lr, config.lr_flow)
+def rates(config: Config, epoch: int) -> tuple[float, float]:
+    """Learning rate and weight decay of an epoch, counted from 0: they change between epochs."""
+    if epoch < first_decay_epoch(config):
+        return config.lr, config.wd
+    return config.lr_flow, config.wd * config.wd_gamma_decay
 
 
-def weight_decay(config: Config, steps_per_epoch: int) -> OfStep:
-    """``wd``, then ``wd * wd_gamma_decay``. A function of the step."""
-    drop = first_decay_epoch(config) * steps_per_epoch
-    return lambda count: jnp.where(count < drop, config.wd, config.wd * config.wd_gamma_decay)
-
-
-def make_optimizer(
-    config: Config, lr: OfStep | float, wd: OfStep | float
-) -> optax.GradientTransformation:
+def make_optimizer(config: Config, lr: ArrayLike, wd: ArrayLike) -> optax.GradientTransformation:
     """torch.optim.SGD: L2 into the gradient, momentum, learning rate; frozen layers stay."""
     frozen = optax.identity()
     if config.scale_inv:
         frozen = wdlab.freeze((Rule(FROZEN), Rule(".*", 0.0)))
     return optax.chain(
         wdlab.add_l2_gradient(wd, rules=decay_rules(config)),
-        optax.sgd(lr, momentum=config.momentum or None),
+        optax.sgd(lr, momentum=config.momentum or None),  # pyrefly: ignore  lr may be traced.
         frozen,
     )

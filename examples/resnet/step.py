@@ -80,20 +80,22 @@ def mix(old: Any, new: Any, weight: Any) -> Any:
 
 def make_train_steps(
     graph: nnx.GraphDef,
-    tx: optax.GradientTransformation,
+    make_tx: Callable[..., optax.GradientTransformation],
     ema_decay: float,
     augmented: bool,
     looped: bool,
 ) -> Callable[..., tuple[State, jax.Array, jax.Array, jax.Array]]:
     """Makes the jitted steps ``first`` to ``last`` (excluded) of an epoch, as one loop.
 
-    ``(state, images, order_SxB, key, first, last) -> (state, next, loss, grad_norm)``: a step whose
-    loss or gradient is not finite changes nothing and ends the loop, so that ``next < last``. The
-    bounds are no constants: any part of an epoch runs in the same program. Without ``looped`` it is
-    the step ``first`` alone.
+    ``(state, images, order_SxB, key, rates, first, last) -> (state, next, loss, grad_norm)``, with
+    the optimizer ``make_tx(*rates)``. A step whose loss or gradient is not finite changes nothing
+    and ends the loop, so that ``next < last``. Rates and bounds are no constants: every part of
+    every epoch runs in the same program. Without ``looped`` it is the step ``first`` alone.
     """
 
-    def train_steps(state: State, images: Images, order_SxB, key, first, last):
+    def train_steps(state: State, images: Images, order_SxB, key, rates, first, last):
+        tx = make_tx(*rates)
+
         def step(carry):
             state, i, _, _, _ = carry
             x, y = images.batch(order_SxB[i], jax.random.fold_in(key, i) if augmented else None)

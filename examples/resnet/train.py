@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,13 +51,10 @@ class Trainer:
         self.train_images, self.test_images = self._on_device()
         key = jax.random.key(config.random_seed)
         self.epochs = Epochs(self.graph, config, self.train_images, jax.random.fold_in(key, 1))
-        steps = self.epochs.steps
-        self.lr = config.lr if probe else optim.learning_rate(config, steps)
-        self.wd = config.wd if probe else optim.weight_decay(config, steps)
         self.rules = optim.decay_rules(config)
         wdlab.check_rules(params, self.rules, allow_uniform=True)
         self.trained = optim.is_trained(config, params)
-        self.tx = optim.make_optimizer(config, self.lr, self.wd)
+        self.tx = optim.make_optimizer(config, config.lr, config.wd)
         if config.radius is not None:
             params = step.project(params, self.trained, config.radius)
         # Committed to the device, as a step's results are: a second kind would compile twice.
@@ -80,6 +76,12 @@ class Trainer:
     def epoch(self) -> int:
         """Whole epochs done."""
         return self.step // self.epochs.steps
+
+    def rates(self, epoch: int) -> tuple[float, float]:
+        """Learning rate and weight decay of an epoch; with a probe they stay as they are."""
+        if self.probe is not None:
+            return self.config.lr, self.config.wd
+        return optim.rates(self.config, epoch)
 
     def restore(self, checkpoints: Checkpoints) -> tuple[bool, list[str]]:
         """Continues from the newest whole checkpoint, if there is one; what to tell the user."""
@@ -129,13 +131,13 @@ class Trainer:
         loss = math.nan
         try:
             self.state, done, loss = self.epochs.advance(
-                self.tx, self.state, self.epoch, before % self.epochs.steps
+                self.rates(self.epoch), self.state, self.epoch, before % self.epochs.steps
             )
             self.step += done
         except Diverged as error:
             self.state, self.step = error.state, before + error.done
             saved = f"the weights before it are saved as step {self.step}"
-            raise Diverged(f"{error}; {saved}") from None
+            raise Diverged(f"{error}; {saved}", error.state, error.done) from None
         if self.step % self.epochs.steps == 0:
             self.pending = True
             if self.config.radius is not None:
@@ -170,7 +172,7 @@ class Trainer:
         row: Row = {"step": self.step, "epoch": self.epoch}
         if self.step:
             row["batch_loss"] = float(self.state.loss_sum) / self.epochs.steps
-        row |= {"lr": _value(self.lr, self.step), "wd": _value(self.wd, self.step)}
+        row["lr"], row["wd"] = self.rates(max(self.epoch - 1, 0))  # Of the epoch that ends.
         ema_stats = self.state.stats
         if jax.tree.leaves(ema_stats):
             order = self.epochs.order(0)  # Shuffled: the batches of sorted data are no samples.
@@ -192,10 +194,6 @@ class Trainer:
             f"{prefix}train_objective": row[f"{prefix}train_loss"] + penalty,
             f"{prefix}test_objective": row[f"{prefix}test_loss"] + penalty,
         }
-
-
-def _value(value: Any, count: int) -> float:
-    return float(value(count)) if callable(value) else float(value)
 
 
 def describe(trainer: Trainer, display: Display) -> None:

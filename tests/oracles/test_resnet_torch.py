@@ -90,6 +90,6 @@ if __name__ == "__main__":
             worst = np.abs(losses[:, 0] - losses[:, 1]).max()
             print(
                 f"{case[0]} scale_inv={case[1]}: loss {losses[0, 1]:.4f} -> {losses[-1, 1]:.4f}, "
-                f"largest difference {worst:.1e} in loss, {difference:.1e} in weights and statistics",
+                f"largest difference {worst:.1e} in loss, {difference:.1e} in weights, statistics",
                 flush=True,
             )
