@@ -1,7 +1,6 @@
 """The one compiled program of a sweep: traced once, as wide as memory allows, on every device."""
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from wdlab.sweep_grid import RESERVED, Grid
+from wdlab.sweep_memory import bytes_of, check_fits, memory_limit
 from wdlab.sweep_table import digest_text
 
 Train = Callable[[dict[str, Any], jax.Array], Mapping[str, Any]]
@@ -22,7 +22,6 @@ _AXIS = "points"
 # Per device and call. On a CPU more runs side by side are no faster once they leave a core's cache.
 _CPU_CACHE_BYTES = 1 << 18
 _WIDEST = 256
-_CPU_SHARE, _DEVICE_SHARE = 0.5, 0.8  # of the memory, for all runs of a chunk
 
 _NOT_JITTABLE = (
     jax.errors.ConcretizationTypeError,
@@ -178,10 +177,10 @@ def compile_program(
     limit = memory_limit(devices) if memory_bytes is None else memory_bytes
     if chunk is not None:
         program = _compile(traced, grid, devices, chunk)
-        _check_fits(program.bytes_per_device, limit, f"a chunk of {chunk} runs")
+        check_fits(program.bytes_per_device, limit, f"a chunk of {chunk} runs")
         return program
     program = _compile(traced, grid, devices, 1)
-    _check_fits(program.bytes_per_device, limit, "one run")
+    check_fits(program.bytes_per_device, limit, "one run")
     target = min(limit, _CPU_CACHE_BYTES) if devices[0].platform == "cpu" else limit
     most = min(_WIDEST, -(-len(grid) // len(devices)))
     width = min(most, int(target // max(program.bytes_per_device, 1)))
@@ -216,42 +215,4 @@ def _compile(traced: Traced, grid: Grid, devices: Sequence[jax.Device], width: i
     )
     compiled = jax.jit(function).lower(*arguments).compile()
     put = lambda args: jax.device_put(args, sharding)  # noqa: E731
-    return Program(lambda *args: compiled(*put(args)), size, _bytes_of(compiled))
-
-
-def _bytes_of(compiled: Any) -> int:
-    """What a compiled program takes on each device, beside its constants."""
-    memory = compiled.memory_analysis()
-    if memory is None:  # A backend without the analysis.
-        return 0
-    parts = (memory.temp_size_in_bytes, memory.argument_size_in_bytes, memory.output_size_in_bytes)
-    return sum(parts)
-
-
-def memory_limit(devices: Sequence[jax.Device]) -> int:
-    """The bytes that a chunk may take on each device: a share of what the device has.
-
-    >>> memory_limit(jax.devices()[:1]) > 1 << 20
-    True
-    """
-    stats = devices[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return int(stats["bytes_limit"] * _DEVICE_SHARE)
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(total * _CPU_SHARE) // len(devices)
-
-
-def _check_fits(needed: int, limit: int, what: str) -> None:
-    if needed > limit:
-        raise ValueError(
-            f"{what} needs {_size(needed)} on each device, and a chunk may take {_size(limit)}. "
-            "Use a smaller model or batch, jax.checkpoint inside train, or fewer runs in a chunk."
-        )
-
-
-def _size(number: int) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if number < 1024:
-            return f"{number:.4g} {unit}"
-        number /= 1024  # pyrefly: ignore
-    return f"{number:.4g} GiB"
+    return Program(lambda *args: compiled(*put(args)), size, bytes_of(compiled))
