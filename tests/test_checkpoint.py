@@ -13,7 +13,7 @@ from wdlab.checkpoint import CheckpointError, Checkpoints
 from wdlab.checksum import leaf_checksum
 from wdlab.nonfinite import SkipNonfiniteState
 
-FLIPS = 40
+FLIPS = 10
 # TensorStore futures of a failed read are collected with their exception unread.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

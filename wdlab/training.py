@@ -13,7 +13,14 @@ from typing import Any
 
 import jax
 import optax
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+)
 
 from wdlab.paths import leaves_with_paths
 
@@ -80,7 +87,8 @@ def init_opt_state(tx: optax.GradientTransformation, params: PyTree) -> PyTree:
 
     Under an automatic mesh ``jax.jit(tx.init)(params)`` puts every leaf on one device or replicates
     it (jax 0.10.2), which costs memory, and a second compilation at the second step. Here a leaf
-    whose path ends in a parameter's path and that has its shape gets its sharding; the others
+    whose path ends in a parameter's path and that has its shape gets its sharding; one that lacks
+    an axis of it (Adafactor's row and column statistics) is split along those it has; the others
     (step counts) are replicated.
 
     Args:
@@ -115,9 +123,10 @@ def opt_state_shardings(tx: optax.GradientTransformation, params: PyTree) -> PyT
     if not by_path:
         return None
     shapes = jax.eval_shape(tx.init, params)
-    shared = NamedSharding(next(iter(by_path.values())).sharding.mesh, PartitionSpec())
+    mesh = next(iter(by_path.values())).sharding.mesh
     shardings = [
-        _sharding_of_twin(path, leaf, by_path) or shared for path, leaf in leaves_with_paths(shapes)
+        _sharding_of_twin(path, leaf, by_path) or _spelled(mesh, [None] * len(leaf.shape))
+        for path, leaf in leaves_with_paths(shapes)
     ]
     return jax.tree.unflatten(jax.tree.structure(shapes), shardings)
 
@@ -127,10 +136,33 @@ def _is_on_a_mesh(leaf: Any) -> bool:
 
 
 def _sharding_of_twin(path: str, leaf: Any, by_path: dict[str, Any]) -> Sharding | None:
-    """The sharding of the parameter whose path ends the state leaf's, if the shapes agree."""
+    """That of the parameter whose path ends the state leaf's, if the leaf has its axes, or most."""
     parts = path.split("/")
     for start in range(len(parts) + 1):
         twin = by_path.get("/".join(parts[start:]))
-        if twin is not None and twin.shape == leaf.shape:
+        if twin is None:
+            continue
+        if twin.shape == leaf.shape:
             return twin.sharding
+        missing = [
+            axis
+            for axis, _ in enumerate(twin.shape)
+            if twin.shape[:axis] + twin.shape[axis + 1 :] == leaf.shape
+        ]
+        if missing:  # A factored second moment. Of equal axes its rows lack the last.
+            columns = len(missing) > 1 and "v_col" in parts[:start]
+            return _without_axis(twin, missing[-2 if columns else -1])
     return None
+
+
+def _without_axis(twin: Any, axis: int) -> Sharding:
+    """Each axis that is kept stays split as it is."""
+    spec = [*twin.sharding.spec, *[None] * (len(twin.shape) - len(twin.sharding.spec))]
+    return _spelled(twin.sharding.mesh, spec[:axis] + spec[axis + 1 :])
+
+
+def _spelled(mesh: Mesh | AbstractMesh, spec: list[Any]) -> NamedSharding:
+    """The sharding as jit returns it: it would compile again for another spelling."""
+    while spec and spec[-1] is None and AxisType.Explicit not in mesh.axis_types:
+        spec = spec[:-1]
+    return NamedSharding(mesh, PartitionSpec(*spec))

@@ -1,0 +1,16 @@
+"""R2, R3: a damaged file never gives wrong values; the newest whole step is found and named."""
+
+import pytest
+
+from examples.benchmarks.damage import DAMAGES, trial_outcomes
+
+# TensorStore futures of a failed read are collected with their exception unread.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_r2_nothing_wrong_is_restored(kind, tmp_path):
+    """``python -m examples.benchmarks.reliability damage`` does 200 of each."""
+    outcomes = trial_outcomes(kind, 12, tmp_path)
+    assert set(outcomes) <= {"newest, right", "older, right"}
+    assert outcomes["older, right"] >= 3
