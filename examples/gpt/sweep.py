@@ -2,7 +2,7 @@
 
 ``wdlab sweep --task examples.gpt.sweep:tiny --learning-rate 1e-4:1e-1:9 --weight-decay 1e-6:1e-1:9
 --coupling lr,schedule,l2 --seeds 3 --out out/sweep-gpt``: 729 runs of 1,000 steps, hours on two
-CPU cores, so ``examples.gpt.sweep:small`` has 150 steps of a narrower model (1 s a run).
+CPU cores, so ``examples.gpt.sweep:small`` has 150 steps of a narrower model.
 """
 
 import dataclasses
