@@ -27,6 +27,7 @@ from ..runs.flags import parse_dataclass
 from .hbm import hbm_bytes
 from .rows import ROWS
 
+WIDTH = 125  # Of a table whose columns are not cut, in a file too.
 # What libtpu asks a real TPU's host for, and that two processes may compile at once.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -108,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments = sys.argv[1:] if argv is None else argv
         prog = "python -m examples.benchmarks.tpu_bytes"
         settings = parse_dataclass(Settings, Settings(), arguments, prog)
-        Console().print(measure(settings))
+        Console(width=max(WIDTH, Console().width)).print(measure(settings))
     except UserError as error:
         return fail(error)
     return 0

@@ -1,0 +1,32 @@
+"""The benchmark of optimizer steps: its figures that hold without a clock, and its one line."""
+
+import jax
+import optax
+import pytest
+
+from examples.benchmarks import optimizer_step
+from examples.benchmarks.rows import ROWS
+
+
+def test_the_tree_is_gpt2():
+    assert sum(leaf.size for leaf in jax.tree.leaves(optimizer_step.gpt2())) == 124_439_808
+
+
+def test_figures_of_a_compiled_step():
+    shapes = optimizer_step.small_leaves(4)
+    contender = optimizer_step.compiled_step(optax.sgd(0.1), shapes)
+    contender.step()
+    contender.step()  # The buffers given back are those of the next step.
+    assert contender.words == pytest.approx(3.0, rel=0.05)  # The learning rate is read too.
+    assert contender.state == 0.0
+
+
+def test_a_row_is_measured_as_wide_as_the_table():
+    row = next(row for row in ROWS if row.name == "sgd")
+    cells = optimizer_step.measure(row, optimizer_step.small_leaves(2), repeats=1)
+    assert len(cells) == len(optimizer_step.COLUMNS)
+
+
+def test_an_unknown_optimizer_is_told_in_one_line(capsys):
+    assert optimizer_step.main(["--only=nothing"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
