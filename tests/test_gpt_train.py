@@ -199,6 +199,63 @@ def test_nan_stops_the_run_with_the_last_good_step_saved(tmp_path, capsys):
     assert (tmp_path / "run/checkpoints" / found[2]).is_dir()
 
 
+# --- Starts.
+
+TUNED = [*SMALL, "--eval_interval=4", "--learning_rate=1e-4", "--no_decay_lr", "--max_iters=2"]
+
+
+def test_fine_tuning_goes_on_from_another_run_under_new_flags(short_run, tmp_path, capsys):
+    source, folder = copy_of(short_run, tmp_path), tmp_path / "tuned"
+    start_flags = ["--init_from=resume", f"--ckpt_path={source}"]
+    before = {path: path.stat().st_mtime_ns for path in source.rglob("*")}
+    assert train(folder, *TUNED, *start_flags) == 0
+    shown = capsys.readouterr().out
+    assert "going on from step 12" in shown
+    assert "learning_rate is 0.004 there, 0.0001 here" in shown
+    rows = rows_of(folder)
+    assert [row["step"] for row in rows] == [12, 13, 14]
+    for name in ("train_loss", "val_loss", "val_loss_ema"):  # Weights and average came over.
+        assert rows[0][name] == rows_of(short_run)[12][name]
+    assert rows[1]["learning_rate"] == pytest.approx(1e-4)
+    assert {path: path.stat().st_mtime_ns for path in source.rglob("*")} == before
+    shutil.rmtree(source)  # To resume it, its own checkpoints are enough.
+    assert train(folder, *TUNED, *start_flags, "--resume") == 0
+    assert "resuming at step 14" in capsys.readouterr().out
+    assert rows_of(folder) == rows
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--n_embd=16"], "does not fit these flags: n_embd is 8 there, 16 here"),
+        (["--opt_type=gdm"], "opt_type is adam there, gdm here"),
+    ],
+)
+def test_fine_tuning_another_model_is_refused_by_name(short_run, tmp_path, capsys, flags, message):
+    start_flags = ["--init_from=resume", f"--ckpt_path={short_run}/checkpoints/8"]
+    assert train(tmp_path / "run", *TUNED, *start_flags, *flags) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_alone_writes_the_losses_of_the_checkpoint(short_run, tmp_path, capsys):
+    start_flags = ["--init_from=resume", f"--ckpt_path={short_run}/checkpoints", "--eval_only"]
+    assert train(tmp_path / "run", *TUNED, *start_flags) == 0
+    found = json.loads((tmp_path / "run/evaluation.json").read_text())
+    last = rows_of(short_run)[12]
+    assert found == {name: last[name] for name in found}
+    assert {"train_loss", "val_error", "val_loss_ema"} <= found.keys()
+    assert not rows_of(tmp_path / "run")
+
+
+def test_only_adapters_decay():
+    config = dataclasses.replace(Config(n_layer=1, n_head=2, n_embd=8, block_size=8), lora_rank=2)
+    scales = wdlab.decay_scales(model.shapes(config, 13), optim.decay_rules(config))
+    decayed = {path for path, scale in wdlab.paths.leaves_with_paths(scales) if scale}
+    assert decayed
+    assert all("lora_" in path for path in decayed)
+
+
 # --- The compiled step and the optimizer.
 
 

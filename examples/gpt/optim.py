@@ -27,10 +27,14 @@ def learning_rate(config: Config) -> Schedule:
 
 
 def decay_rules(config: Config) -> tuple[wdlab.Rule, ...]:
-    """Which parameters decay: a preset, or those whose path contains one of the words."""
+    """Which parameters decay: a preset, or those whose path contains one of the words.
+
+    With adapters, only they: the weights beside them are frozen.
+    """
+    frozen = (wdlab.Rule(r"(?!.*/lora_[ab]/).*", 0.0),) if config.lora_rank else ()
     if config.rules == SUBSTRINGS:
-        return wdlab.rules.containing(config.wd_substrings_include)
-    return getattr(wdlab.rules, config.rules)
+        return frozen + wdlab.rules.containing(config.wd_substrings_include)
+    return frozen + getattr(wdlab.rules, config.rules)
 
 
 def is_decoupled(config: Config) -> bool:

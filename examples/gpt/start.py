@@ -9,6 +9,7 @@ from examples.runs.errors import UserError
 
 from .config import Config, check
 from .model import Params
+from .weights import load_gpt2
 
 # What must be as it was for the weights to fit and to mean the same.
 MODEL = (
@@ -54,8 +55,6 @@ def find(config: Config, folder: Path) -> Start:
             return _from_run(config)
         first = json.loads((folder / "config.json").read_text())["first_step"]
         return Start(continued(config, first), first)
-    from .weights import load_gpt2  # Its library is needed here alone.
-
     path = Path(config.ckpt_path or Path(config.data_dir) / config.init_from)
     config, params = load_gpt2(path, config)
     check(config)
