@@ -333,8 +333,8 @@ def test_the_moving_average_follows_the_weights():
 
 def test_float16_halves_the_loss_scale_until_the_gradient_fits():
     carry, train_step = small_step(dtype="float16")
-    huge = jnp.float32(2.0**30)
-    carry = carry._replace(loss_scale=carry.loss_scale.replace(scale=huge))
+    huge = 2.0**30
+    carry = carry._replace(loss_scale=carry.loss_scale.replace(scale=jnp.float32(huge)))
     wte = np.array(carry.params["wte"]["embedding"])
     for _ in range(1, 40):
         carry, metrics = train_step(carry, tokens(1, 2), jax.random.key(0), 0, False)
