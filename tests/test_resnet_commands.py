@@ -6,11 +6,11 @@ import shlex
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import wdlab
-from examples.resnet import flow, model, optim, train
+from examples.resnet import flow, model, optim, train, trainer
 from examples.resnet.flags import parse
+from tests.shared_programs import shared_programs
 
 COMMON = "--batch_size 128 --momentum 0.0"
 VGG = f"train --model vgg16 {COMMON} --epochs 1000 --lr_flow 1e-4 --first_decay 0.5"
@@ -74,18 +74,8 @@ SMALL = shlex.split(
 
 @pytest.fixture(scope="module", autouse=True)
 def _compile_each_program_once(tmp_path_factory):
-    """Programs come from JAX's cache: one for each model, whatever lr and wd are."""
-    folder = tmp_path_factory.getbasetemp().parent / "programs"
-    cache = {"jax_compilation_cache_dir": str(folder)}
-    cache["jax_persistent_cache_min_compile_time_secs"] = 0.0
-    before = {name: getattr(jax.config, name) for name in cache}
-    for name, value in cache.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    with shared_programs(tmp_path_factory):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +114,7 @@ def test_a_command_trains_with_what_the_document_says(command, expected):
         at = [optim.rates(config, epoch) for epoch in (0, 499, 500, 501, 999)]
         assert at == [(lr, wd)] * 2 + [(lr_flow, wd)] * 3
     else:
-        probed = object.__new__(train.Trainer)
+        probed = object.__new__(trainer.Trainer)
         probed.config, probed.probe = config, flow.FlowProbe()
         assert [probed.rates(epoch) for epoch in (0, 49, 50, 51, 99)] == [(lr, wd)] * 5
 
@@ -133,7 +123,7 @@ def test_a_command_trains_with_what_the_document_says(command, expected):
 def test_the_chain_is_sgd_with_l2_in_the_gradient_on_what_is_trained(command):
     """lr * (g + wd * w) for every trained leaf, and nothing for the frozen ones."""
     config = parse([*shlex.split(command)[1:], "--width=2", "--wd=0.25"])
-    params = jax.eval_shape(lambda: model.create(config, 10, 32, 0)[1])
+    params = model.shapes(config, 10, 32)[1]
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), params)
     grads = jax.tree.map(lambda p: np.sin(9 * p), params)

@@ -43,6 +43,7 @@ class Config:
     lr_flow: float = 1e-4  # learning rate after first_decay, and of the gradient flow
     wd_gamma_decay: float = 1.0  # factor of wd after first_decay
     radius: float | None = None  # project the weights onto this sphere at init and every epoch
+    devices: int = 1  # over which every batch is split; on a CPU its cores can be devices
     ema: float = 0.999  # of the moving average of the weights, per step
 
     # Gradient flow (examples.resnet.flow).
@@ -64,7 +65,7 @@ class Config:
 
 
 _POSITIVE = (
-    "epochs batch_size width lr lr_flow flow_every flow_steps probe_examples save_every "
+    "epochs batch_size width devices lr lr_flow flow_every flow_steps probe_examples save_every "
     "keep_checkpoints"
 )
 _NOT_NEGATIVE = "wd wd_flow wd_gamma_decay random_seed"
@@ -85,6 +86,10 @@ def check(config: Config) -> None:
     _require(config, "first_decay", lambda value: 0 <= value <= 1, "in [0, 1]")
     if config.batch_size == 1:
         raise UserError("--batch_size must be at least 2: the variance of one image is no variance")
+    if config.batch_size % config.devices:
+        raise UserError(
+            f"--batch_size {config.batch_size} is not divisible by --devices {config.devices}"
+        )
     if config.radius is not None:
         _require(config, "radius", lambda value: 0 < value < math.inf, "positive and finite")
     if config.scale_inv:

@@ -18,7 +18,8 @@ from wdlab.checkpoint import CheckpointError
 from . import step
 from .flags import parse
 from .sharpness import Sharpness
-from .train import Trainer, run
+from .train import run
+from .trainer import Trainer
 
 
 class FlowProbe:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import NamedSharding
 
 import wdlab
 
@@ -84,13 +85,15 @@ def make_train_steps(
     ema_decay: float,
     augmented: bool,
     looped: bool,
+    split: NamedSharding | None = None,
 ) -> Callable[..., tuple[State, jax.Array, jax.Array, jax.Array]]:
     """Makes the jitted steps ``first`` to ``last`` (excluded) of an epoch, as one loop.
 
     ``(state, images, order_SxB, key, rates, first, last) -> (state, next, loss, grad_norm)``, with
     the optimizer ``make_tx(*rates)``. A step whose loss or gradient is not finite changes nothing
     and ends the loop, so that ``next < last``. Rates and bounds are no constants: every part of
-    every epoch runs in the same program. Without ``looped`` it is the step ``first`` alone.
+    every epoch runs in the same program. Without ``looped`` it is the step ``first`` alone. With
+    ``split`` every device computes its share of a batch.
     """
 
     def train_steps(state: State, images: Images, order_SxB, key, rates, first, last):
@@ -99,6 +102,8 @@ def make_train_steps(
         def step(carry):
             state, i, _, _, _ = carry
             x, y = images.batch(order_SxB[i], jax.random.fold_in(key, i) if augmented else None)
+            if split is not None:
+                x, y = jax.lax.with_sharding_constraint((x, y), split)
             new, loss, grad_norm = one_step(graph, tx, ema_decay, state, x, y)
             good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
             state = jax.tree.map(lambda n, old: jnp.where(good, n, old), new, state)
@@ -166,7 +171,10 @@ def make_recompute_stats(graph: nnx.GraphDef) -> Callable[..., Stats]:
 def new_state(params: Params, stats: Stats, tx: optax.GradientTransformation) -> State:
     """The state before the first step."""
     ema = jax.tree.map(jnp.copy, params)
-    zero = jax.device_put(jnp.zeros((), jnp.float32), jax.devices()[0])
+    kernel = params["head"]["kernel"]
+    zero = jnp.zeros((), jnp.float32)
+    if isinstance(kernel, jax.Array):  # Where the parameters are, on every device of theirs.
+        zero = jax.device_put(zero, kernel.sharding)
     return State(params, stats, wdlab.init_opt_state(tx, params), ema, zero)
 
 

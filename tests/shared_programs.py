@@ -1,0 +1,26 @@
+"""Compiled programs shared by the runs of a test module, and by all test processes."""
+
+import contextlib
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+
+@contextlib.contextmanager
+def shared_programs(tmp_path_factory):
+    """JAX's compilation cache, on while the context is open."""
+    folder = tmp_path_factory.getbasetemp().parent / "programs"  # One for all test processes.
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
