@@ -8,13 +8,22 @@ from .errors import UserError
 
 
 def choose(name: str, out_dir: str, resume: bool) -> Path:
-    """The folder of this run, made and known to be writable.
-
-    With an empty ``out_dir`` every new run gets its own: out/<name>, out/<name>-2, ...; and
-    ``resume`` means the newest of them.
+    """The folder of this run, as :func:`find` says, made and known to be writable.
 
     Raises:
       UserError: If the folder cannot be written, or holds a run that this one would overwrite.
+    """
+    return make(find(name, out_dir, resume))
+
+
+def find(name: str, out_dir: str, resume: bool, parent: str = "out") -> Path:
+    """The folder of this run, which may not exist yet.
+
+    With an empty ``out_dir`` every new run gets its own in ``parent``: <name>, <name>-2, ...; and
+    ``resume`` means the newest of them.
+
+    Raises:
+      UserError: If ``out_dir`` holds a run that this one would overwrite.
     """
     if out_dir:
         folder = Path(out_dir)
@@ -23,15 +32,13 @@ def choose(name: str, out_dir: str, resume: bool) -> Path:
                 f"--out_dir {folder} already holds a run: add --resume to continue it, or write "
                 "another --out_dir"
             )
-    else:
-        first = Path("out") / name
-        numbered = (first.with_name(f"{name}-{i}") for i in itertools.count(2))
-        folder, newest = first, first
-        while holds_run(folder):
-            newest, folder = folder, next(numbered)
-        folder = newest if resume else folder
-    _make_writable(folder)
-    return folder
+        return folder
+    first = Path(parent) / name
+    numbered = (first.with_name(f"{first.name}-{i}") for i in itertools.count(2))
+    folder, newest = first, first
+    while holds_run(folder):
+        newest, folder = folder, next(numbered)
+    return newest if resume else folder
 
 
 def holds_run(folder: Path) -> bool:
@@ -39,10 +46,16 @@ def holds_run(folder: Path) -> bool:
     return (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()
 
 
-def _make_writable(folder: Path) -> None:
+def make(folder: Path) -> Path:
+    """Makes the folder and tries whether it can be written to.
+
+    Raises:
+      UserError: If not.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UserError(f"cannot write to --out_dir {folder}: {error.strerror}") from None
+    return folder
