@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from examples.studies import digits, language, study
+from examples.studies import digits, images, language, study
 
 FOLDER = Path(study.__file__).parent
-PARTS = {"__init__", "study", "table", "digits", "language"}
+PARTS = {"__init__", "study", "table", "digits", "grids", "language", "images"}
 NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in PARTS)
 LANGUAGE = [n for n in NAMES if n.startswith("lm_") or n == "which_parameters"]
 
@@ -50,6 +50,48 @@ def test_a_study_of_language_models_from_points_to_summary(name, tmp_path, monke
     assert summary.agrees in ("yes", "in part", "no", "not testable here")
     assert "nan" not in summary.measured
     assert (tmp_path / f"{name}.png").stat().st_size > 5_000
+
+
+class MadeUpRun:
+    """An image model's training, made up: every number falls with the epochs."""
+
+    def __init__(self, m, seed, *, radius=None):
+        self.seed, self.epochs = seed, 0
+
+    def train(self, lr, wd, epochs):
+        self.epochs += epochs
+        return [1 / self.epochs + lr + wd + self.seed / 100] * epochs
+
+    def measure(self, prefix=""):
+        value = 1 / self.epochs + self.seed / 100
+        names = ("train_loss", "train_error", "test_loss", "test_error", "weight_norm")
+        return {prefix + name: value for name in names}
+
+    def flow(self, lr, epochs):
+        return self.measure("flow_") | {"flow_hessian_trace": 1 / self.epochs}
+
+
+@pytest.mark.parametrize("name", ["loss_stabilization", "sphere", "hessian_trace"])
+def test_a_study_of_image_models_from_points_to_summary(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "build", lambda *args, **kwargs: None)
+    monkeypatch.setattr(images, "Run", MadeUpRun)
+    summary = study.run(module(name).STUDY, "tiny", tmp_path)
+    assert summary.agrees in ("yes", "in part", "no")
+    assert "nan" not in summary.measured
+    assert (tmp_path / f"{name}.png").stat().st_size > 5_000
+
+
+def test_the_image_studies_train_as_the_example_does():
+    m = images.build("linear", 1, batch_norm=False)  # The quickest to compile.
+    run = images.Run(m, seed=1, radius=1.0)
+    assert run.measure()["weight_norm"] == pytest.approx(1.0, rel=1e-5)
+    copy = run.copy()
+    first = run.train(0.05, 0.0, 1) + run.train(0.05, 0.0, 1)
+    assert first[1] < first[0] < math.log(10) * 1.5
+    assert run.measure()["weight_norm"] == pytest.approx(1.0, rel=1e-5)
+    assert copy.epoch == 0
+    assert copy.train(0.05, 0.0, 1) == first[:1]  # The copy has buffers of its own.
+    assert run.measure()["train_error"] < 0.9
 
 
 def test_the_tiny_training_learns_and_fine_tunes(monkeypatch):

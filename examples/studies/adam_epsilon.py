@@ -70,7 +70,7 @@ def updates(b2: float) -> list[Row]:
                 tx.update(g, state) for tx, state in zip(both, states, strict=True)
             )
             if step in AT:
-                ratios = np.asarray(hat / outside)
+                ratios = np.asarray(hat) / np.asarray(outside)
                 rows += [
                     {"step": step, "g_over_eps": r, "ratio": float(ratios[i])}
                     for i, r in enumerate(RATIOS)

@@ -22,10 +22,10 @@ PIXELS, CLASSES, TRAIN = 64, 10, 1_437
 @functools.cache
 def data() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Images in [-1, 1], float32, and labels, int32, in an order of their own: train, then test."""
-    digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.target))
-    x = (digits.data[order] / 8 - 1).astype(np.float32)
-    y = digits.target[order].astype(np.int32)
+    pixels, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    x = (pixels[order] / 8 - 1).astype(np.float32)
+    y = labels[order].astype(np.int32)
     return x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:]
 
 
@@ -63,7 +63,7 @@ def loss(params: Params, x_BxD: jax.Array, y_B: jax.Array) -> jax.Array:
 
 def evaluate(params: Params) -> dict[str, jax.Array]:
     """Cross-entropy and error rate on both splits."""
-    x, y, x_test, y_test = data()
+    x, y, x_test, y_test = map(jnp.asarray, data())
     return {
         "train_loss": loss(params, x, y),
         "test_loss": loss(params, x_test, y_test),
@@ -93,7 +93,7 @@ def train(
     """
     x, y, *_ = map(jnp.asarray, data())
 
-    def step(carry, key):
+    def step(carry: tuple[Any, Any], key: jax.Array) -> tuple[Any, Any]:
         params, state = carry
         batch_key, noise_key = jax.random.split(key)
         batch_B = jax.random.randint(batch_key, (batch_size,), 0, examples)
@@ -114,6 +114,17 @@ def over_seeds(run: Callable[[jax.Array], Any], seeds: int) -> Any:
     """``run(key)`` for each seed, one compiled program; results as NumPy, seeds first."""
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
     return jax.tree.map(np.asarray, jax.jit(lambda keys: jax.lax.map(run, keys))(keys))
+
+
+def drawn_anew(params: Any, key: jax.Array) -> Any:
+    """Other initial weights: every matrix and kernel normal, with its own standard deviation."""
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [
+        jax.random.normal(k, x.shape) * x.std() if x.ndim > 1 else x
+        for k, x in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, drawn)
 
 
 def spread(values: Any) -> str:

@@ -49,12 +49,10 @@ def tiny(**paper: Any) -> Config:
     for name in ("max_iters", "lr_decay_iters"):
         if name in paper:
             changed[name] = round(paper[name] * time)
-    return dataclasses.replace(
-        Config(
-            n_layer=2, n_head=2, n_embd=64, block_size=64, batch_size=8, warmup_iters=STEPS // 20,
-            gradient_accumulation_steps=1,
-        ),
-        **(paper | changed),
+    settings: dict[str, Any] = {"warmup_iters": STEPS // 20} | paper | changed
+    return Config(
+        n_layer=2, n_head=2, n_embd=64, block_size=64, batch_size=8, gradient_accumulation_steps=1,
+        **settings,
     )  # fmt: skip
 
 
@@ -65,7 +63,7 @@ def train(config: Config, finetune: Config | None = None) -> list[Row]:
     """
     corpus = data.embedded()
     tokens = jnp.asarray(corpus.train[: config.n_train_tokens], jnp.int32)
-    graph, _ = model.create(config, corpus.vocab_size, 0)
+    graph, start = model.create(config, corpus.vocab_size, 0)
     windows = {
         split: data.evaluation_windows(
             part, corpus, dataclasses.replace(config, eval_examples=_EVALUATED)
@@ -75,7 +73,7 @@ def train(config: Config, finetune: Config | None = None) -> list[Row]:
     phases = {"training": config} | ({"fine-tuning": finetune} if finetune else {})
 
     def run(key):
-        params, found = _initial(config, corpus.vocab_size, key), {}
+        params, found = digits.drawn_anew(start, key), {}
         for name, settings in phases.items():
             key, phase_key = jax.random.split(key)
             params, seen = _steps(graph, settings, params, tokens, phase_key)
@@ -85,18 +83,6 @@ def train(config: Config, finetune: Config | None = None) -> list[Row]:
         return found
 
     return _rows(digits.over_seeds(run, SEEDS), {n: c.max_iters for n, c in phases.items()})
-
-
-def _initial(config: Config, vocab_size: int, key: jax.Array) -> model.Params:
-    """Initial weights, drawn anew for the seed with each leaf's own standard deviation."""
-    graph_params = model.create(config, vocab_size, 0)[1]
-    leaves, treedef = jax.tree.flatten(graph_params)
-    keys = jax.random.split(key, len(leaves))
-    drawn = [
-        jax.random.normal(k, x.shape) * x.std() if x.ndim > 1 else x
-        for k, x in zip(keys, leaves, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, drawn)
 
 
 def _loss(graph, params, tokens_BxM) -> jax.Array:

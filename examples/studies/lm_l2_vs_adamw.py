@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from . import language
 from .digits import spread
-from .study import Point, Row, Size, Study, Summary, main
+from .study import Point, Row, Size, Study, Summary, agreement, main
 
 STRENGTHS = {
     "weight_decay": (0.0, 0.03, 0.1, 0.3),
@@ -75,7 +75,7 @@ def summarize(rows: list[Row]) -> Summary:
         "Does L2 in the gradient do for a language model what AdamW's decay does?",
         "L2 of a suitable strength lowers the training loss as AdamW's decay does",
         f"training loss {spread(free)} without, {', '.join(texts)} ({language.SEEDS} seeds)",
-        {2: "yes", 0: "no"}.get(sum(helps.values()), "in part"),
+        agreement(list(helps.values())),
         "" if all(helps.values()) else f"Lower than without: {helps}.",
     )
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from . import language
 from .digits import spread
-from .study import Point, Row, Size, Study, Summary, main
+from .study import Point, Row, Size, Study, Summary, agreement, main
 
 DECAYS = {"cosine": (0.0, 0.1, 0.3), "constant": (0.0, 0.1, 0.3, 0.6)}
 MIN_LR = {"cosine": 6e-5, "constant": 6e-4}
@@ -76,13 +76,13 @@ def summarize(rows: list[Row]) -> Summary:
         f"{spread(loss(s, 0.3, p))} (0.3)"
         for n, (s, p) in parts.items()
     ]
-    right = sum(lower[n] == wanted[n] for n in wanted)
+    right = [lower[n] == wanted[n] for n in wanted]
     return Summary(
         "Does weight decay lower the training loss of a language model?",
         "with cosine decay 0.1 ends lower than 0; at constant lr only after tiny-lr fine-tuning",
         f"training loss for decay 0, 0.1, 0.3; {'; '.join(texts)} ({language.SEEDS} seeds)",
-        {3: "yes", 0: "no"}.get(right, "in part"),
-        "" if right == 3 else f"{right} of 3 statements hold at this size.",
+        agreement(right),
+        "" if all(right) else f"{sum(right)} of 3 statements hold at this size.",
     )
 
 

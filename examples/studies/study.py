@@ -24,6 +24,7 @@ from examples.runs.flags import parse_dataclass
 Size = Literal["tiny", "paper"]
 Point = dict[str, Any]  # what is varied: JSON values
 Row = dict[str, Any]  # what was measured there: numbers, and names such as the epoch's or seed's
+Agrees = Literal["yes", "in part", "no", "not testable here"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Summary:
     question: str
     source: str  # what the paper or post reports, and where
     measured: str  # what was measured here: mean and spread over how many seeds
-    agrees: Literal["yes", "in part", "no", "not testable here"]
+    agrees: Agrees
     remark: str = ""  # where it disagrees: what would be needed to tell
 
 
@@ -96,6 +97,17 @@ def run(study: Study, size: Size, folder: Path) -> Summary:
     print(f"{summary.question}\n  source: {summary.source}\n  measured: {summary.measured}")
     print(f"  agrees: {summary.agrees}. {summary.remark}\n  results: {folder}")
     return summary
+
+
+def agreement(statements: Sequence[bool]) -> Agrees:
+    """Whether all of the source's statements hold, some, or none.
+
+    >>> agreement([True, False])
+    'in part'
+    """
+    if all(statements):
+        return "yes"
+    return "in part" if any(statements) else "no"
 
 
 class Table:

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 import wdlab
 
 from . import digits
-from .study import Point, Row, Size, Study, Summary, main
+from .study import Point, Row, Size, Study, Summary, agreement, main
 
 SEEDS, EXAMPLES, BATCH, NORMALIZED = 5, 400, 32, 0.025
 UNIT = {"tiny": 150, "paper": 2_500}  # steps of the first period
@@ -125,7 +125,7 @@ def summarize(rows: list[Row]) -> Summary:
         "Do warm restarts give good weights early, and the best at the end?",
         "AdamWR and SGDWR are better at any time and end as good or better (AdamW, Fig. 4)",
         f"test loss after 7/15 of the budget, then at its end; {'; '.join(texts)} ({SEEDS} seeds)",
-        {4: "yes", 0: "no"}.get(sum(early + late), "in part"),
+        agreement([*early, *late]),
         f"Better early for {sum(early)} of 2 optimizers, as good at the end for {sum(late)} of 2.",
     )
 

@@ -21,7 +21,7 @@ from examples.gpt import model, optim
 
 from . import language
 from .digits import spread
-from .study import Point, Row, Size, Study, Summary, main
+from .study import Point, Row, Size, Study, Summary, agreement, main
 
 RULES = ("BERT", "NANOGPT", "MINGPT", "DEEPSPEED_CHAT", "ALL")
 DECAYS = (0.1, 1.0)
@@ -103,7 +103,7 @@ def summarize(rows: list[Row]) -> Summary:
         f"training loss at decay {DECAYS[0]:g} / {DECAYS[1]:g}: {'; '.join(texts)}; without decay "
         f"{spread(loss_of(rows, 'ALL', 0.0))}; model without biases at {DECAYS[0]:g}: NANOGPT "
         f"{spread(bare[0])}, ALL {spread(bare[1])} ({language.SEEDS} seeds)",
-        {2: "yes", 0: "no"}.get(sum(worse), "in part"),
+        agreement(worse),
         f"Decayed biases and norms make the loss worse at {sum(worse)} of 2 strengths.",
     )
 
