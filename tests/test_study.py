@@ -94,6 +94,6 @@ def test_the_results_table_has_a_row_per_study(tmp_path, capsys):
     assert table.main([f"--out_dir={tmp_path}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert lines[2].startswith("| `squares` (tiny, 0 min, ")
+    assert lines[2].startswith("| `squares` (tiny, 0 CPU min, ")
     assert table.main([f"--out_dir={tmp_path / 'nothing'}"]) == 1
     assert "run a study first" in capsys.readouterr().err

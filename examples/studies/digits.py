@@ -81,7 +81,7 @@ def train(
     batch_size: int = 64,
     examples: int = TRAIN,
     noise: float = 0.0,
-    observe: Callable[[Params, Params, Params, Any], Any] | None = None,
+    observe: Callable[..., Any] | None = None,
 ) -> tuple[Params, Any, Any]:
     """Trains on batches drawn with replacement from the first ``examples``; traceable.
 

@@ -86,7 +86,8 @@ def summarize(rows: list[Row]) -> Summary:
             f"{factor} x the peak: "
             + ", ".join(f"{d} decay {w:g} {sum(c)}/{len(c)}" for (d, w), c in count.items())
         )
-        as_reported.append(all(count[CASES[0]]) and not any(sum(map(count.get, CASES[1:]), [])))
+        others = [any(count[case]) for case in CASES[1:]]
+        as_reported.append(all(count[CASES[0]]) and not any(others))
     none = all("0/" in part for text in texts for part in text.split(", "))
     return Summary(
         "Does weight decay prevent the divergence of bfloat16 training?",

@@ -11,6 +11,7 @@ Command: ``python -m examples.studies.lm_decay_all_layers``; minutes on two CPU 
 import sys
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from . import language
@@ -42,7 +43,7 @@ def measure(point: Point, size: Size) -> list[Row]:
     )
 
 
-def curve(rows: list[Row], decayed: str, column: str) -> dict[float, list]:
+def curve(rows: list[Row], decayed: str, column: str) -> dict[float, np.ndarray]:
     """Values over the seeds for each decay that was measured."""
     decays = sorted({r["weight_decay"] for r in rows if r["decayed"] == decayed})
     return {d: language.final(rows, column, decayed=decayed, weight_decay=d) for d in decays}

@@ -11,6 +11,7 @@ runs of GPT-2 small at size paper. The strengths of L2 are the paper's at both s
 import sys
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from . import language
@@ -26,7 +27,7 @@ NAMES = {"weight_decay": "AdamW's decay", "l2_reg": "L2 in the gradient"}
 
 def points(size: Size) -> Sequence[Point]:
     """Every strength of either kind; at size tiny every other one of L2."""
-    chosen = dict(STRENGTHS)
+    chosen: dict[str, tuple[float, ...]] = dict(STRENGTHS)
     if size == "tiny":
         chosen["l2_reg"] = STRENGTHS["l2_reg"][::2]
     return [{"kind": kind, "strength": s} for kind, values in chosen.items() for s in values]
@@ -56,7 +57,7 @@ def draw(rows: list[Row]) -> Figure:
     return figure
 
 
-def by_strength(rows: list[Row], kind: str, column: str) -> dict[float, list]:
+def by_strength(rows: list[Row], kind: str, column: str) -> dict[float, np.ndarray]:
     """Values over the seeds for each strength that is not 0."""
     strengths = sorted({r["strength"] for r in rows if r["kind"] == kind and r["strength"]})
     return {s: language.final(rows, column, kind=kind, strength=s) for s in strengths}

@@ -80,18 +80,18 @@ def run(study: Study, size: Size, folder: Path) -> Summary:
     for i, point in enumerate(points):
         if table.has(point):
             continue
-        started = time.monotonic()
+        started = time.process_time()
         rows = study.measure(point, size)
-        seconds = time.monotonic() - started
+        seconds = time.process_time() - started
         table.add(point, rows, seconds)
         text = " ".join(f"{name}={value}" for name, value in point.items())
-        print(f"{study.name} {i + 1}/{len(points)}: {text} ({seconds:.1f} s)", flush=True)
+        print(f"{study.name} {i + 1}/{len(points)}: {text} ({seconds:.1f} CPU s)", flush=True)
     wanted = [row for point in points for row in table.rows_of(point)]
     study.draw(wanted).savefig(folder / f"{study.name}.png", dpi=120)
     summary = study.summarize(wanted)
     record = dataclasses.asdict(summary) | {
-        "name": study.name, "size": size, "commit": commit(), "seconds": round(table.seconds, 1),
-        "device": jax.devices()[0].device_kind, "jax": jax.__version__,
+        "name": study.name, "size": size, "commit": commit(),
+        "cpu_seconds": round(table.seconds, 1), "device": jax.devices()[0].device_kind, "jax": jax.__version__,
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(record, indent=2) + "\n")
     print(f"{summary.question}\n  source: {summary.source}\n  measured: {summary.measured}")
@@ -124,7 +124,7 @@ class Table:
 
     @property
     def seconds(self) -> float:
-        """The time that all points took together."""
+        """The processor time that all points took together, over all cores."""
         return sum(float(row["seconds"]) for row in self._rows)
 
     def has(self, point: Point) -> bool:

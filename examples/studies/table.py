@@ -25,14 +25,14 @@ def markdown(summaries: Sequence[dict[str, Any]]) -> str:
     """One row per study.
 
     >>> print(markdown([dict(name="a", question="q", source="s", measured="m", agrees="yes",
-    ...     remark="", size="tiny", seconds=61.0, commit="abc")]))
+    ...     remark="", size="tiny", cpu_seconds=61.0, commit="abc")]))
     | study | question | the source reports | measured here | agrees |
     |---|---|---|---|---|
-    | `a` (tiny, 1 min, abc) | q | s | m | yes |
+    | `a` (tiny, 1 CPU min, abc) | q | s | m | yes |
     """
     lines = ["| study | question | the source reports | measured here | agrees |", "|" + "---|" * 5]
     for s in summaries:
-        run = f"`{s['name']}` ({s['size']}, {s['seconds'] / 60:.0f} min, {s['commit']})"
+        run = f"`{s['name']}` ({s['size']}, {s['cpu_seconds'] / 60:.0f} CPU min, {s['commit']})"
         verdict = f"{s['agrees']}. {s['remark']}" if s["remark"] else s["agrees"]
         cells = (run, s["question"], s["source"], s["measured"], verdict)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
