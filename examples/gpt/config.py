@@ -87,6 +87,11 @@ class Config:
     )
     l2_reg: float = 0.0  # adds l2_reg * ||w||^2 over the same parameters; excludes weight_decay
 
+    # Devices. Any number of them and of processes gives the same run, up to rounding.
+    mesh_data: int = 0  # devices over which the batch is split; 0: all that mesh_fsdp leaves
+    mesh_fsdp: int = 1  # over which weights and optimizer state are split too; see runs/mesh.py
+    distributed: bool = False  # one of several processes, which JAX finds (a TPU slice)
+
     # Evaluation, records, checkpoints.
     ema_coef: float = 0.99  # of the moving average of the weights, evaluated as well; 0 for none
     eval_interval: int = 1_000  # steps between evaluations; each one saves a checkpoint
@@ -129,7 +134,7 @@ class Config:
         free = {"out_dir", "data_dir", "resume", "max_iters", "eval_interval", "eval_examples"}
         free |= {"log_interval", "keep_checkpoints", "sample_tokens", "temperature", "ckpt_path"}
         free |= {"eval_only", "max_skipped_steps", "wandb_run_name", "wandb_log", "wandb_project"}
-        free |= {"top_k"}
+        free |= {"top_k", "mesh_data", "mesh_fsdp", "distributed"}
         settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in free}
         return settings | {"lr_decay_iters": self.lr_decay_steps, "min_lr": self.min_lr_value}
 
@@ -137,9 +142,10 @@ class Config:
 _POSITIVE = (
     "n_layer n_head n_embd block_size batch_size gradient_accumulation_steps max_iters "
     "max_skipped_steps learning_rate init_scale eval_interval eval_examples log_interval "
-    "keep_checkpoints temperature"
+    "keep_checkpoints temperature mesh_fsdp"
 )
-_NOT_NEGATIVE = "weight_decay l2_reg grad_clip warmup_iters sample_tokens random_seed lora_rank"
+_NOT_NEGATIVE = "weight_decay l2_reg grad_clip warmup_iters sample_tokens random_seed lora_rank "
+_NOT_NEGATIVE += "mesh_data"
 
 
 def check(config: Config) -> None:

@@ -137,27 +137,35 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 class _Windows:
-    """Draws the windows of one step: deterministic in the step's index and the seed."""
+    """Draws the windows of one step: deterministic in the step's index and the seed.
 
-    def __init__(self, data: Dataset, config: Config):
-        self.tokens, self.vocab_size = data.train, data.vocab_size
+    All processes draw the same windows, and each reads those in its rows of the batch.
+    """
+
+    def __init__(self, data: Dataset, config: Config, rows: np.ndarray):
+        self.tokens, self.vocab_size, self.rows = data.train, data.vocab_size, rows
         self.shape = (config.gradient_accumulation_steps, config.batch_size)
         self.offsets = np.arange(config.block_size + 1)
 
     def __call__(self, index: int, rng: np.random.Generator) -> np.ndarray:
         del index  # The generator was made from it.
         starts = rng.integers(len(self.tokens) - len(self.offsets) + 1, size=self.shape)
+        starts = starts[:, self.rows]
         return checked(self.tokens[starts[..., None] + self.offsets], self.vocab_size)
 
 
-def batches(data: Dataset, config: Config) -> grain.DatasetIterator[np.ndarray]:
+def batches(
+    data: Dataset, config: Config, rows: np.ndarray | None = None
+) -> grain.DatasetIterator[np.ndarray]:
     """Endless batches, int32, shape (accumulation, batch_size, block_size + 1).
 
     Windows start anywhere, drawn with replacement. The iterator is grain's: its ``get_state`` goes
-    into the checkpoint, and ``set_state`` continues with the very next batch.
+    into the checkpoint, and ``set_state`` continues with the very next batch, on any number of
+    processes. ``rows``: which of the batch_size sequences to read, by default all.
     """
+    rows = np.arange(config.batch_size) if rows is None else rows
     steps = grain.MapDataset.range(1 << 62).seed(config.random_seed)
-    drawn = steps.random_map(_Windows(data, config))
+    drawn = steps.random_map(_Windows(data, config, rows))
     read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
     return drawn.to_iter_dataset(read).__iter__()
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from examples.runs.mesh import along_batch
+from examples.runs.mesh import Layout, along_batch
 
 from .blocks import Block, Cache, Key, dtypes, initial_std, make_norm, split_key
 from .config import Config
@@ -105,13 +105,20 @@ class GPT(nnx.Module):
         return jax.lax.scan(self._block(graph, start), x_BxLxD, (weights, keys, caches))
 
 
-def create(config: Config, vocab_size: int, seed: int) -> tuple[nnx.GraphDef, Params]:
-    """A freshly initialized model: how to compute (static), and a plain dict of arrays."""
+def create(
+    config: Config, vocab_size: int, seed: int, layout: Layout | None = None
+) -> tuple[nnx.GraphDef, Params]:
+    """A freshly initialized model: how to compute (static), and a plain dict of arrays.
+
+    With a layout the arrays are born where it says.
+    """
 
     def build() -> Params:
         return nnx.to_pure_dict(nnx.state(GPT(config, vocab_size, nnx.Rngs(seed)), nnx.Param))
 
-    return make_graph(config, vocab_size), jax.jit(build)()  # One program.
+    where = layout.parameters(shapes(config, vocab_size)) if layout else None
+    params = jax.jit(build, out_shardings=where)()  # One program.
+    return make_graph(config, vocab_size), params
 
 
 @functools.cache

@@ -20,7 +20,7 @@ MODEL = (
 _UNTOLD = (
     "out_dir data_dir resume init_from ckpt_path eval_only wandb_run_name wandb_log wandb_project "
     "eval_interval eval_examples log_interval keep_checkpoints sample_tokens temperature top_k "
-    "max_skipped_steps"
+    "max_skipped_steps mesh_data mesh_fsdp distributed"
 )
 _WRITE = (
     "write the folder of a run of this program, such as out/tiny, its checkpoints folder, or one "

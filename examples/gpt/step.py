@@ -51,14 +51,18 @@ def first_loss_scale(config: Config) -> DynamicScale | None:
 
 
 def make_train_step(
-    graph: nnx.GraphDef, tx: optax.GradientTransformationExtraArgs, config: Config
+    graph: nnx.GraphDef,
+    tx: optax.GradientTransformationExtraArgs,
+    config: Config,
+    shardings: Carry | None = None,
 ) -> Callable[..., tuple[Carry, Metrics]]:
     """Makes the jitted ``(carry, tokens_AxBxM, key, step, log) -> (carry, metrics)``.
 
     The gradient is averaged over the A micro-batches. The carry is donated and comes back in the
     order it went in, so that XLA updates it in place. Where loss or gradient is not finite it comes
     back as it was (the loss scale smaller, the counters larger). ``log``: whether to look for the
-    largest entry of the gradient, the only metric that costs a pass of its own.
+    largest entry of the gradient, the only metric that costs a pass of its own. ``shardings``: of
+    the carry, on a mesh: those that it comes with.
     """
     learning_rate = make_learning_rate(config)
     penalty = l2_penalty(config)
@@ -98,7 +102,7 @@ def make_train_step(
         measured |= counts._asdict()
         return Carry(params, opt_state, ema, scale), measured
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def _gradient_metrics(grads: Any, log: jax.Array) -> Metrics:

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from examples.runs import processes
 from examples.runs.errors import UserError
 from examples.runs.records import Records, Row
 
@@ -37,6 +38,7 @@ class TrackedRecords(Records):
 
 def open_records(config: Config, folder: Path, name: str, step: int) -> Records:
     """The records of a run, with the rows up to ``step`` in them."""
-    if config.wandb_log:
+    main = processes.is_main()
+    if config.wandb_log and main:
         return TrackedRecords(config, folder, name, step)
-    return Records(folder / "metrics.jsonl", step)
+    return Records(folder / "metrics.jsonl", step, write=main)

@@ -10,12 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
 import wdlab
-from examples.runs import run_dir
+from examples.runs import processes, run_dir
 from examples.runs.display import Display
-from examples.runs.errors import UserError, fail
+from examples.runs.errors import UserError
 from examples.runs.records import Records
 from wdlab.checkpoint import CheckpointError, Checkpoints
 
@@ -45,7 +43,7 @@ def describe(trainer: Trainer, name: str, folder: Path, display: Display) -> Non
         display.line(
             f"weight decay {config.weight_decay} is L2, added to the gradient before the optimizer"
         )
-    display.line(f"{name} on {jax.devices()[0].device_kind}, results in {folder}")
+    display.line(f"{name} on {trainer.layout}, results in {folder}")
 
 
 def finish(trainer: Trainer, folder: Path, records: Records, display: Display, title: str) -> None:
@@ -53,9 +51,11 @@ def finish(trainer: Trainer, folder: Path, records: Records, display: Display, t
     config = trainer.config
     if config.sample_tokens:
         text = generate(trainer.graph, trainer.state.carry.params, trainer.data, config)
-        (folder / "sample.txt").write_text(text, "utf-8")
         display.line(f"sample:\n{text}\n")
-    save_plot(records.rows, folder / "training.png", title)
+        if processes.is_main():
+            (folder / "sample.txt").write_text(text, "utf-8")
+    if processes.is_main():
+        save_plot(records.rows, folder / "training.png", title)
     final = next((row for row in reversed(records.rows) if "val_loss" in row), None)
     if final is not None:
         display.line(
@@ -72,16 +72,21 @@ def finish(trainer: Trainer, folder: Path, records: Records, display: Display, t
 def evaluate_only(trainer: Trainer, folder: Path, display: Display) -> None:
     """Losses and errors at the start, into evaluation.json."""
     row = {"step": trainer.state.step, **trainer.evaluation()}
-    (folder / "evaluation.json").write_text(json.dumps(row, indent=2) + "\n")
+    if processes.is_main():
+        (folder / "evaluation.json").write_text(json.dumps(row, indent=2) + "\n")
     for name, value in row.items():
         display.line(f"{name.replace('_', ' ')}: {value:.6g}")
 
 
 def run(name: str, config: Config) -> int:
     """Runs or resumes one training; the exit code."""
+    processes.start(config.distributed)
     name = config.wandb_run_name or name
     own = "" if config.wandb_run_name else config.out_dir  # Else out_dir is of several runs.
-    folder = run_dir.find(name, own, config.resume, parent=config.out_dir or "out")
+    parent = config.out_dir or "out"
+    folder = Path(
+        processes.agree(lambda: str(run_dir.find(name, own, config.resume, parent=parent)))
+    )
     resumed = config.resume and start.has_checkpoints(folder)
     try:
         trainer = Trainer(start.find(config, folder))
@@ -105,7 +110,8 @@ def run(name: str, config: Config) -> int:
             evaluate_only(trainer, folder, display)
             return 0
         settings_file = json.dumps(dataclasses.asdict(config) | {"first_step": first}, indent=2)
-        (folder / "config.json").write_text(settings_file + "\n")
+        if processes.is_main():
+            (folder / "config.json").write_text(settings_file + "\n")
         records = open_records(config, folder, name, trainer.state.step if resumed else -1)
         try:
             with display:
@@ -123,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(*parse(sys.argv[1:] if argv is None else argv))
     except (UserError, CheckpointError, OSError) as error:
-        return fail(error)
+        return processes.fail(error)
 
 
 if __name__ == "__main__":

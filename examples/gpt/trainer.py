@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import wdlab
 from examples.runs.display import Display
 from examples.runs.errors import UserError
+from examples.runs.mesh import Layout, make_mesh
 from examples.runs.records import Records, Row
 from examples.runs.stop import StopRequest
 from wdlab.checkpoint import Checkpoints
@@ -47,33 +49,46 @@ class Trainer:
     def __init__(self, start: Start):
         self.config = config = start.config
         self.start = start
+        self.layout = Layout(make_mesh(config.mesh_data, config.mesh_fsdp))
         self.data = data_lib.load(config)
         self.rules = optim.decay_rules(config)
         self.tx = optim.make_optimizer(config)
         self.graph, self.state = self._initial_state()
         wdlab.check_rules(self.state.carry.params, self.rules, allow_uniform=True)
-        self.batches = data_lib.batches(self.data, config)
+        self.rows = self.layout.rows(config.batch_size)
+        self.batches = data_lib.batches(self.data, config, self.rows)
         self.windows = {
-            split: data_lib.evaluation_windows(tokens, self.data, config)
+            split: self._evaluation_windows(tokens)
             for split, tokens in (("train", self.data.train), ("val", self.data.val))
         }
-        self.train_step = step.make_train_step(self.graph, self.tx, config)
+        where = self.layout.of(self.state.carry)
+        self.train_step = step.make_train_step(self.graph, self.tx, config, where)
         self.evaluate = step.make_evaluate(self.graph)
         self.weight_metrics = step.make_weight_metrics(config)
 
     def _initial_state(self) -> tuple[Any, State]:
-        config, key = self.config, jax.random.key(self.config.random_seed)
+        config = self.config
         if self.start.params is None:
-            graph, params = model.create(config, self.data.vocab_size, config.random_seed)
+            graph, params = model.create(
+                config, self.data.vocab_size, config.random_seed, self.layout
+            )
         else:
             graph = model.make_graph(config, self.data.vocab_size)
             params = self.start.params
-        # Committed to the device, as a step's results are: a second kind would compile twice.
-        params, key = jax.device_put((params, key), jax.devices()[0])
+        params = jax.device_put(params, self.layout.parameters(params))
+        scale, key = jax.jit(
+            lambda: (step.first_loss_scale(config), jax.random.key(config.random_seed)),
+            out_shardings=self.layout.copies,
+        )()
         state = wdlab.init_opt_state(self.tx, params)
-        carry = step.Carry(params, state, None, step.first_loss_scale(config))
-        carry = jax.device_put(self._with_average(carry), jax.devices()[0])
+        carry = self.layout.settle(self._with_average(step.Carry(params, state, None, scale)))
         return graph, State(carry, key, self.start.step)
+
+    def _evaluation_windows(self, tokens: np.ndarray) -> np.ndarray | jax.Array:
+        windows_NxBxM = data_lib.evaluation_windows(tokens, self.data, self.config)
+        size = windows_NxBxM.shape[1]
+        self.layout.rows(size, "the smaller of --batch_size and --eval_examples, ")
+        return self.layout.batch(windows_NxBxM, np.arange(size), size, axis=1)
 
     def _with_average(self, carry: step.Carry) -> step.Carry:
         """The same with a moving average at its start: the weights. Or without one."""
@@ -168,9 +183,9 @@ class Trainer:
         """One update, and its metrics. One that was skipped does not count as a step."""
         state = self.state
         log = self._is_logged(state.step + 1)
-        state.carry, metrics = self.train_step(
-            state.carry, next(self.batches), state.key, state.step, log
-        )
+        batch = self.layout.batch(next(self.batches), self.rows, self.config.batch_size, axis=1)
+        with self.layout.active():
+            state.carry, metrics = self.train_step(state.carry, batch, state.key, state.step, log)
         metrics = jax.device_get(metrics if log else {name: metrics[name] for name in _EVERY_STEP})
         if not metrics["in_a_row"]:
             state.step += 1
@@ -202,7 +217,8 @@ class Trainer:
         averaged = {} if carry.ema is None else {"_ema": carry.ema}
         for suffix, params in {"": carry.params, **averaged}.items():
             for split, windows in self.windows.items():
-                loss, error = jax.device_get(self.evaluate(params, windows))
+                with self.layout.active():
+                    loss, error = jax.device_get(self.evaluate(params, windows))
                 row[f"{split}_loss{suffix}"] = float(loss)
                 row[f"{split}_error{suffix}"] = float(error)
         return row

@@ -99,7 +99,6 @@ class Layout:
 
     def __init__(self, mesh: Mesh | None):
         self.mesh = mesh
-        # One device, as a step's results are on one: a second kind would compile twice.
         one = jax.sharding.SingleDeviceSharding
         self.copies: Sharding = (
             one(jax.devices()[0]) if mesh is None else NamedSharding(mesh, PartitionSpec())
@@ -120,6 +119,25 @@ class Layout:
         axis = split_axis(path, shape, self.mesh.shape["fsdp"])
         spec = [] if axis is None else [None] * axis + ["fsdp"]
         return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+    def settle(self, tree: PyTree) -> PyTree:
+        """Commits arrays to the one device, as a step's results are: other ones compile twice."""
+        return jax.device_put(tree, self.copies) if self.mesh is None else tree
+
+    def of(self, tree: PyTree) -> PyTree | None:
+        """The shardings of arrays that lie where they belong; None for one device."""
+        if self.mesh is None:
+            return None
+        return jax.tree.map(lambda x: x.sharding, tree)
+
+    def __str__(self) -> str:
+        """What the user reads of it."""
+        kind = jax.devices()[0].device_kind
+        if self.mesh is None:
+            return kind
+        data, fsdp = self.mesh.devices.shape
+        shared = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
+        return f"{self.mesh.size} x {kind} (data {data} x fsdp {fsdp}{shared})"
 
     def batch_sharding(self, axis: int) -> Sharding:
         """Of arrays whose dimension ``axis`` counts the sequences of the batch."""

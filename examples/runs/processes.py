@@ -2,14 +2,17 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from . import errors
 from .errors import UserError
 
+_SHUTDOWN = 60  # Seconds that the first to finish waits for the last.
 _LONGEST = 4_096  # Bytes of what process 0 tells the others.
 _HERE = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -24,13 +27,13 @@ def start(distributed: bool = False) -> None:
     Raises:
       UserError: If one of the variables is missing or wrong, or nothing tells of other processes.
     """
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     tasks = [os.environ.get(name, "1") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")]
     if any(name in os.environ for name in _HERE):
+        _prepare_cpu()
         jax.distributed.initialize(**_from_environment())
     elif distributed or any(count != "1" for count in tasks):
         try:
-            jax.distributed.initialize()
+            jax.distributed.initialize(shutdown_timeout_seconds=_SHUTDOWN)
         except (ValueError, RuntimeError) as error:
             raise UserError(
                 f"no other processes found ({error}): outside of a TPU slice, SLURM and Open MPI "
@@ -38,6 +41,16 @@ def start(distributed: bool = False) -> None:
             ) from None
     elif jax.process_count() > 1:
         raise UserError(f"this is one of {jax.process_count()} hosts of a slice: add --distributed")
+
+
+def _prepare_cpu() -> None:
+    """Collectives between processes on CPUs, one program at a time.
+
+    Two programs that run at once mix up their messages, each process in its own order, and wait
+    for each other for ever.
+    """
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 def _from_environment() -> dict:
@@ -57,6 +70,7 @@ def _from_environment() -> dict:
         "process_id": int(number),
         "coordinator_bind_address": address if loopback else None,
         "cluster_detection_method": "deactivate",
+        "shutdown_timeout_seconds": _SHUTDOWN,
     }
 
 
@@ -88,3 +102,17 @@ def agree(decide: Callable[[], str]) -> str:
     if "error" in said:
         raise UserError(said["error"])
     return said["decision"]
+
+
+def fail(error: Exception) -> int:
+    """Prints an error as one line on stderr; the exit code of a failed command.
+
+    One of several processes ends here and now: the orderly way out waits for the others, which wait
+    for this one. They are stopped by the launcher, or by JAX when it misses this one.
+    """
+    code = errors.fail(error)
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

@@ -13,29 +13,34 @@ class Records:
 
     Opening it keeps the rows up to ``step`` and drops those that the resumed run will write again,
     and half a row that a crash left. Each row is on disk before :meth:`append` returns, so a
-    checkpoint that is saved after a row never knows more than the file.
+    checkpoint that is saved after a row never knows more than the file. Of several processes one
+    writes; the others have no file.
     """
 
-    def __init__(self, path: Path, step: int):
+    def __init__(self, path: Path, step: int, write: bool = True):
         self.path = path
-        self.rows = [row for row in read(path) if row["step"] <= step]
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        os.replace(part, path)
-        self._file = open(path, "a")  # noqa: SIM115  Closed by close().
+        self.rows: list[Row] = []
+        if write:
+            self.rows = [row for row in read(path) if row["step"] <= step]
+            part = path.with_name(path.name + ".part")
+            part.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+            os.replace(part, path)
+        self._file = open(path, "a") if write else None  # noqa: SIM115  Closed by close().
 
     def append(self, row: Row) -> None:
         """Writes a row, unless the run that is resumed has written it already."""
         if self.rows and row["step"] <= self.rows[-1]["step"]:
             return
         self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._file is not None:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read(path: Path) -> list[Row]:
