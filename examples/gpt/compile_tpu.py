@@ -1,0 +1,219 @@
+"""Compiles the training step for a slice of TPUs, on a machine that has none.
+
+``python -m examples.gpt.compile_tpu --topology v5e:16x16 --config llama_7b``, and any flag of
+``examples.gpt.train``. It is the program that would run there, made by the TPU's own compiler: what
+it takes of each chip's memory, what it computes and sends, how long a step lasts at least, and what
+to change where it does not fit. Needs libtpu (``pip install "jax[tpu]"``).
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from examples.runs.errors import UserError, fail
+from examples.runs.hlo import collectives, matmul_flops
+from examples.runs.mesh import Layout, make_mesh
+from wdlab.training import opt_state_shardings
+
+from . import model, optim, step
+from .config import Config
+from .data import GPT2_VOCABULARY
+from .flags import parse
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One TPU chip, as docs.cloud.google.com/tpu/docs has it."""
+
+    hbm: int  # GiB
+    flops: float  # bfloat16, a second
+    hbm_bytes: float  # a second
+    link_bytes: float  # a second to other chips, all links in one direction
+
+
+CHIPS = {
+    "v4": Chip(32, 275e12, 1.2e12, 3e11),
+    "v5e": Chip(16, 197e12, 8.19e11, 2e11),
+    "v5p": Chip(95, 459e12, 2.765e12, 6e11),
+    "v6e": Chip(32, 918e12, 1.64e12, 4e11),
+}
+
+
+def devices_of(topology: str) -> Sequence[Any]:
+    """The chips of a slice, as its compiler sees them.
+
+    Raises:
+      UserError: Without libtpu, or if there is no such slice.
+    """
+    if topology.split(":")[0] not in CHIPS or ":" not in topology:
+        raise UserError(f"--topology {topology!r}: write such as v5e:4x4; {', '.join(CHIPS)}")
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError('the TPU\'s compiler is not installed: pip install "jax[tpu]"')
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # There is no TPU here to ask about.
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    jax.config.update("jax_platforms", "cpu")
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(topology, platform="tpu").devices
+    except Exception as error:  # noqa: BLE001  Whatever libtpu says.
+        reason = str(error).split("\n")[0]
+        raise UserError(f"--topology {topology!r} is not known to libtpu: {reason}") from None
+
+
+def settings(name: str, flags: Sequence[str], chips: int) -> Config:
+    """The configuration; where no flag says otherwise in bfloat16, and a batch that chips share."""
+    _, config = parse([name, *flags])
+    given = {flag.lstrip("-").split("=")[0].replace("-", "_") for flag in flags}
+    if "dtype" not in given:
+        config = dataclasses.replace(config, dtype="bfloat16")
+    if "mesh_fsdp" not in given:
+        config = dataclasses.replace(config, mesh_fsdp=chips // (config.mesh_data or 1))
+    if not {"batch_size", "gradient_accumulation_steps"} & given:
+        total = config.batch_size * config.gradient_accumulation_steps
+        size = -(-config.batch_size // chips) * chips
+        accumulation = max(1, total // size)
+        config = dataclasses.replace(
+            config, batch_size=size, gradient_accumulation_steps=accumulation
+        )
+    return config
+
+
+def abstract_arguments(config: Config, layout: Layout, tx: Any) -> tuple:
+    """Shapes and shardings of what the training step takes."""
+
+    def placed(shapes: Any, shardings: Any) -> Any:
+        return jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            shapes, shardings,
+        )  # fmt: skip
+
+    def copies(make: Any) -> Any:
+        shapes = jax.eval_shape(make)
+        return placed(shapes, jax.tree.map(lambda _: layout.copies, shapes))
+
+    shapes = model.shapes(config, GPT2_VOCABULARY)
+    params = placed(shapes, layout.parameters(shapes))
+    state = placed(jax.eval_shape(tx.init, params), opt_state_shardings(tx, params))
+    ema = params if config.ema_coef else None
+    carry = step.Carry(params, state, ema, copies(lambda: step.first_loss_scale(config)))
+    tokens = jax.ShapeDtypeStruct(
+        (config.gradient_accumulation_steps, config.batch_size, config.block_size + 1),
+        jnp.int32,
+        sharding=layout.batch_sharding(1),
+    )
+    return carry, tokens, *copies(lambda: (jax.random.key(0), jnp.int32(0), jnp.bool(False)))
+
+
+def advice(config: Config, layout: Layout) -> list[str]:
+    """What makes the step take less memory, the cheapest first."""
+    chips = layout.mesh.size if layout.mesh else 1
+    found = []
+    if config.mesh_fsdp < chips:
+        found.append(f"--mesh_fsdp {chips}: weights and optimizer state over all chips")
+    if not config.remat:
+        found.append("--remat: activations computed again in the backward pass")
+    if config.batch_size > chips:
+        accumulation = config.gradient_accumulation_steps * config.batch_size // chips
+        found.append(
+            f"--batch_size {chips} --gradient_accumulation_steps {accumulation}: one sequence at "
+            "a time on each chip, the same step"
+        )
+    if config.ema_coef:
+        found.append("--ema_coef 0: no moving average of the weights")
+    return found or ["a larger slice, or a smaller --block_size"]
+
+
+def report(compiled: Any, flops: float, config: Config, chip: Chip, chips: int) -> list[str]:
+    """Lines about the compiled step; all figures are of one chip and one step."""
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes
+    parts = {
+        "weights, state, batch": held,
+        "temporaries": memory.temp_size_in_bytes,
+        "results not in place": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "code": memory.generated_code_size_in_bytes,
+    }
+    total = sum(parts.values())
+    lines = [f"memory of a chip: {total / GIB:.2f} of {chip.hbm} GiB"]
+    lines += [f"  {name}: {size / GIB:.3f} GiB" for name, size in parts.items()]
+    moved = collectives(compiled.as_text())
+    lines.append(f"matrix products: {flops / chips:.3g} FLOP (with what is computed again)")
+    lines.append("sent to other chips:")
+    lines += [f"  {kind}: {n:,} x, {size / GIB:.3f} GiB" for kind, (n, size) in moved.items()]
+    least = {
+        "the matrix units": flops / chips / chip.flops,
+        "memory (weights and state once)": 2 * held / chip.hbm_bytes,
+        "the links": sum(size for _, size in moved.values()) / chip.link_bytes,
+    }
+    lines.append("a step takes at least, by")
+    lines += [f"  {name}: {seconds * 1e3:.1f} ms" for name, seconds in least.items()]
+    rate = config.tokens_per_step / max(least.values())
+    return [*lines, f"at most {rate:,.0f} tokens/s, {rate / chips:,.0f} a chip"]
+
+
+def run(topology: str, name: str, flags: Sequence[str]) -> int:
+    """Compiles and prints; 0 if the step fits."""
+    devices = devices_of(topology)
+    config = settings(name, flags, len(devices))
+    layout = Layout(make_mesh(config.mesh_data, config.mesh_fsdp, devices))
+    if layout.mesh is None:
+        raise UserError(f"--topology {topology}: write a slice of at least 2 chips")
+    layout.rows(config.batch_size)
+    tx = optim.make_optimizer(config)
+    arguments = abstract_arguments(config, layout, tx)
+    graph = model.make_graph(config, GPT2_VOCABULARY)
+    shardings = jax.tree.map(lambda x: x.sharding, arguments[0])
+    with layout.active():
+        train_step: Any = step.make_train_step(graph, tx, config, shardings)
+        traced = train_step.trace(*arguments)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(arguments[0].params))
+    data, fsdp = layout.mesh.devices.shape
+    print(
+        f"{name}: {weights:,} weights, {config.dtype}, on {topology}: data {data} x fsdp {fsdp}, "
+        f"{config.gradient_accumulation_steps} x {config.batch_size} sequences of "
+        f"{config.block_size} tokens a step"
+    )
+    started = time.monotonic()
+    try:
+        compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print("does not fit: " + str(error).split("\n")[0].removeprefix("RESOURCE_EXHAUSTED: "))
+        print("try", "\n or ".join(advice(config, layout)))
+        return 1
+    print(f"compiled in {time.monotonic() - started:.0f} s")
+    chip = CHIPS[topology.split(":")[0]]
+    print("\n".join(report(compiled, matmul_flops(traced.jaxpr), config, chip, len(devices))))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; the exit code: 0 if the step fits."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.gpt.compile_tpu", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--topology", required=True, help="such as v5e:4x4")
+    parser.add_argument("--config", required=True, help="a configuration, such as gpt2_xl")
+    args, flags = parser.parse_known_args(argv)
+    try:
+        return run(args.topology, args.config, flags)
+    except UserError as error:
+        return fail(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
