@@ -73,6 +73,33 @@ def save_heat_maps(
     Traceback (most recent call last):
     ValueError: no column 'learning_rate'; there are x.
     """
+    figure = heat_maps(table, metric=metric, x=x, y=y)
+    return _save(figure, folder, "heat_maps")
+
+
+def heat_maps(
+    table: Table, *, metric: str = "val_loss", x: str = "learning_rate", y: str = "weight_decay"
+) -> Any:
+    """The figure of :func:`save_heat_maps`, for whoever keeps it elsewhere.
+
+    Panels need not share their values of ``x`` and ``y``.
+
+    Args:
+      table: Of a sweep.
+      metric: Column to show; smaller is better.
+      x: Column for the horizontal axis.
+      y: Column for the vertical axis.
+
+    Returns:
+      A ``matplotlib.figure.Figure``.
+
+    Raises:
+      ValueError: As :func:`save_heat_maps`.
+
+    >>> heat_maps(Table(("x",), {"x": np.ones(1)}), metric="loss")
+    Traceback (most recent call last):
+    ValueError: no column 'learning_rate'; there are x.
+    """
     parts = [
         (title, part, *loss_surface(part, metric, x, y)) for title, part in panels(table, x, y)
     ]
@@ -97,7 +124,7 @@ def save_heat_maps(
         axes.set_xlabel(x.replace("_", " "))
         axes.set_ylabel(y.replace("_", " "))
     figure.colorbar(image, ax=list(all_axes), label=metric.replace("_", " "))
-    return _save(figure, folder, "heat_maps")
+    return figure
 
 
 def _heat_map(axes: Any, xs: Any, ys: Any, mean_XxY: Any, norm: Any) -> Any:

@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 
 import wdlab
-from wdlab.sweep_train import adam_of, train_function
+from wdlab.sweep_train import Optimizer, adam_of, train_function
 
 from . import data as gpt_data
 from .config import Config
@@ -25,11 +25,18 @@ from .model import GPT, Params, make_graph
 from .step import losses
 
 
-def run(config: Config, hyperparameters: dict[str, Any], key: jax.Array) -> Mapping[str, Any]:
+def run(
+    config: Config,
+    hyperparameters: dict[str, Any],
+    key: jax.Array,
+    *,
+    optimizer: Optimizer | None = None,
+) -> Mapping[str, Any]:
     """One run of a configuration; the hyper-parameters take the place of its own.
 
     Windows start anywhere in the text, as in :mod:`examples.gpt.data`; the learning rate is the
-    peak of the configuration's warm-up and cosine to a tenth.
+    peak of the configuration's warm-up and cosine to a tenth. ``optimizer`` takes the place of
+    clipping, Adam and this schedule.
     """
     dataset = gpt_data.load(config)
     graph = make_graph(config, dataset.vocab_size)
@@ -48,10 +55,10 @@ def run(config: Config, hyperparameters: dict[str, Any], key: jax.Array) -> Mapp
         tokens_BxM = jnp.asarray(tokens)[starts_B[:, None] + offsets_M]
         return losses(graph, params, tokens_BxM)[0]
 
-    def optimizer(h: Mapping[str, Any]) -> optax.GradientTransformation:
+    def adam(h: Mapping[str, Any]) -> optax.GradientTransformation:
         rates = {"b1": config.beta1, "b2": config.beta2, **h}
-        adam = adam_of(rates, schedule=eta, rules=getattr(wdlab.rules, config.rules))
-        return optax.chain(optax.clip_by_global_norm(config.grad_clip), adam)
+        step = adam_of(rates, schedule=eta, rules=getattr(wdlab.rules, config.rules))
+        return optax.chain(optax.clip_by_global_norm(config.grad_clip), step)
 
     def evaluate(params: Params) -> dict[str, jax.Array]:
         loss_N, error_N = jax.lax.map(lambda x: losses(graph, params, x), held_out)
@@ -61,7 +68,7 @@ def run(config: Config, hyperparameters: dict[str, Any], key: jax.Array) -> Mapp
         init,
         loss,
         np.arange(len(tokens) - config.block_size),
-        optimizer,
+        optimizer or adam,
         steps=config.max_iters,
         batch_size=config.batch_size,
         metrics=evaluate,
