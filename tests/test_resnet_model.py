@@ -1,6 +1,7 @@
 """The image models: shapes, BatchNorm, scale invariance, the compiled step."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import wdlab
-from examples.resnet import model, optim, step
+from examples.resnet import model, optim, sharpness, step
 from examples.resnet.config import Config
 from examples.resnet.layers import BatchNorm
 
@@ -154,3 +155,25 @@ def test_evaluation_counts_every_image_once(monkeypatch):
     wanted = (np.log(np.exp(logits).sum(1)) - chosen).mean()
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
     np.testing.assert_allclose(error, (logits.argmax(1) != np.asarray(y)).mean(), rtol=1e-6)
+
+
+def test_sharpness_is_the_trace_and_the_norm_of_a_model_that_is_linear():
+    """For softmax regression: tr H = sum_k p_k (1 - p_k) |x|^2, and |J|_F^2 = K |x|^2."""
+    _, images, _, _ = small_steps()
+    graph, params, stats = model.create(Config(model="linear"), 10, 8, 0)
+    y = np.asarray(images.y)
+    data = SimpleNamespace(y_train=y, n_classes=10)
+    trained = jax.tree.map(lambda _: True, params)
+    found = sharpness.Sharpness(graph, trained, data, images, 20, seed=0)
+    x = np.asarray(found.x, np.float64).reshape(20, -1)
+    logits = x @ np.asarray(params["head"]["kernel"], np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    squares = (x**2).sum(1)
+    trace, error, probes = found.trace(params, stats, lambda: False)
+    assert 10 <= probes <= 100
+    assert abs(trace - ((p * (1 - p)).sum(1) * squares).mean()) < 4 * error
+    np.testing.assert_allclose(
+        found.jacobian_norm(params, stats), np.sqrt(10 * squares).mean(), rtol=1e-4
+    )
+    assert found.top_eigenvalue(params, stats) > 0
+    assert found.trace(params, stats, lambda: True) is None

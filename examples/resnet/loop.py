@@ -1,7 +1,6 @@
 """An epoch as few calls of one compiled program, for the training and for the gradient flow."""
 
 import time
-from functools import partial
 
 import jax
 from flax import nnx
@@ -66,7 +65,7 @@ class Epochs:
         self._looped = jax.default_backend() != "cpu"
         self._train_steps = step.make_train_steps(
             graph,
-            partial(optim.make_optimizer, config),
+            optim.make_optimizer_of_rates(config.momentum, config.scale_inv, config.rules),
             config.ema,
             augmented=not config.no_data_augm,
             looped=self._looped,

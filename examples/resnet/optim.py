@@ -1,5 +1,8 @@
 """The optimizer, written out so that the place of the decay term is visible."""
 
+from collections.abc import Callable
+from functools import cache, partial
+
 import jax
 import optax
 from jax.typing import ArrayLike
@@ -7,7 +10,7 @@ from jax.typing import ArrayLike
 import wdlab
 from wdlab import Rule
 
-from .config import Config
+from .config import Config, Rules
 
 FROZEN = "head/.*"  # What scale_inv keeps as it was initialized.
 
@@ -34,6 +37,14 @@ def rates(config: Config, epoch: int) -> tuple[float, float]:
     if epoch < first_decay_epoch(config):
         return config.lr, config.wd
     return config.lr_flow, config.wd * config.wd_gamma_decay
+
+
+@cache
+def make_optimizer_of_rates(
+    momentum: float, scale_inv: bool, rules: Rules
+) -> Callable[..., optax.GradientTransformation]:
+    """``(lr, wd) -> make_optimizer``, the same function for all runs that share these settings."""
+    return partial(make_optimizer, Config(momentum=momentum, scale_inv=scale_inv, rules=rules))
 
 
 def make_optimizer(config: Config, lr: ArrayLike, wd: ArrayLike) -> optax.GradientTransformation:

@@ -4,6 +4,7 @@ Letters: N images, H height and width, S steps of an epoch, B images of a step.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -79,6 +80,7 @@ def mix(old: Any, new: Any, weight: Any) -> Any:
     return jax.tree.map(lambda a, b: (1 - weight) * a + weight * b, old, new)
 
 
+@cache  # Runs of one model in one process share their programs.
 def make_train_steps(
     graph: nnx.GraphDef,
     make_tx: Callable[..., optax.GradientTransformation],
@@ -122,6 +124,7 @@ def make_train_steps(
     return jax.jit(train_steps, donate_argnums=0)
 
 
+@cache
 def make_evaluate(graph: nnx.GraphDef) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """Makes the jitted ``(params, stats, images) -> (cross-entropy, error)`` over all images."""
 
@@ -146,6 +149,7 @@ def make_evaluate(graph: nnx.GraphDef) -> Callable[..., tuple[jax.Array, jax.Arr
     return jax.jit(evaluate)
 
 
+@cache
 def make_recompute_stats(graph: nnx.GraphDef) -> Callable[..., Stats]:
     """Makes the jitted ``(params, stats, images, order_SxB) -> stats``.
 
