@@ -179,7 +179,7 @@ def summarize(rows: list[Row]) -> Summary:
             for n in SCHEMES
         )
         + f" ({len({r['seed'] for r in rows})} seeds)",
-        {0: "yes", len(claims): "no"}.get(len(failed), "in part"),
+        "yes" if not failed else "no" if len(failed) == len(claims) else "in part",
         f"Not so here: {'; '.join(failed)}." if failed else "",
     )
 
