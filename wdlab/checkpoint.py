@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 from wdlab.checkpoint_files import (
     CheckpointError,
     as_path,
     lock,
+    make_manager,
     read_record,
     read_state,
     reason,
@@ -83,22 +83,7 @@ class Checkpoints:
         self._saving: int | None = None
         writes = jax.process_index() == 0 and not read_only
         self._lock = together(lambda: lock(self.directory) if writes else None)
-        kept: list = [policies.LatestN(keep)]
-        if best is not None:
-            kept.append(
-                policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[best],
-                    reverse=True,  # The last of the sorted list is kept: the lowest.
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(kept),
-            cleanup_tmp_directories=not read_only,  # Left by a process killed inside a save.
-            create=not read_only,
-        )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._manager = make_manager(self.directory, keep, best, read_only)
 
     def __enter__(self) -> "Checkpoints":
         return self

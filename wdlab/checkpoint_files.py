@@ -13,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers as policies
 
 from wdlab.checksum import leaf_checksum, named_leaves
 from wdlab.settings import first_of
@@ -101,6 +102,46 @@ def lock(directory: epath.Path) -> Any:
     file.write(f"{os.getpid()} on {os.uname().nodename}")
     file.flush()
     return file
+
+
+def make_manager(
+    directory: epath.Path, keep: int, best: str | None, read_only: bool
+) -> ocp.CheckpointManager:
+    """Orbax's manager that keeps the newest steps and the one with the lowest ``best``.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     make_manager(as_path(folder), 1, None, True).all_steps()
+    []
+    """
+    _count_no_bytes()
+    kept: list = [policies.LatestN(keep)]
+    if best is not None:
+        kept.append(
+            policies.BestN(
+                get_metric_fn=lambda metrics: metrics[best],
+                reverse=True,  # The last of the sorted list is kept: the lowest.
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(kept),
+        cleanup_tmp_directories=not read_only,  # Left by a process killed inside a save.
+        create=not read_only,
+    )
+    return ocp.CheckpointManager(directory, options=options)
+
+
+def _count_no_bytes() -> None:
+    """Keeps Orbax from asking TensorStore how many bytes it has written, for a line of its log.
+
+    TensorStore (0.1.86) never frees the lists in its answer: 13 KB stay behind with every save.
+    """
+    with contextlib.suppress(ImportError):  # Another version of Orbax, with other insides.
+        from orbax.checkpoint._src.serialization import tensorstore_utils
+
+        tensorstore_utils.get_tensorstore_raw_bytes = lambda direction=None: 0
 
 
 def sealed(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from .soak import soak
 
 KILLS_PER_RUN, STEPS = 10, 60
 FULL_SOAK = 100_000  # Shorter ones end while caches and memory pools still fill.
+_FEW = 10  # Objects or files by which two moments differ; 1 for each save would be 180.
 _BEARABLE = {"newest, right", "older, right", "Orbax: right", "Orbax: error", "Orbax: wrong"}
 
 
@@ -96,12 +97,12 @@ def _whole_run(folder: Path, wait: bool, processes: int) -> str:
 def soaked(scratch: Path, steps: int) -> tuple[list[Table], bool]:
     """Many steps with saves; the numbers after a tenth of them and at the end."""
     growth = soak(scratch / "soak", steps, interval=max(steps // 200, 10))
-    table = Table("steps", "resident memory", "growth", "files", "threads")
+    table = Table("steps", "resident memory", "growth", "Python objects", "files", "threads")
     memory = " -> ".join(f"{size / 2**20:.1f} MiB" for size in growth.resident)
-    files, threads = (" -> ".join(map(str, pair)) for pair in (growth.files, growth.threads))
-    share = f"{growth.share:.2%}"
-    table.add_row(f"{steps:,}", memory, share, files, threads)
-    bounded = growth.files[1] <= growth.files[0] and growth.threads[1] <= growth.threads[0]
+    counts = growth.objects, growth.files, growth.threads
+    shown = [" -> ".join(map(str, pair)) for pair in counts]
+    table.add_row(f"{steps:,}", memory, f"{growth.share:.2%}", *shown)
+    bounded = all(after <= before + _FEW for before, after in counts)
     return [table], bounded and growth.share < (0.01 if steps >= FULL_SOAK else 0.05)
 
 

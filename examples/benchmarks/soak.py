@@ -1,5 +1,7 @@
 """Very many tiny steps with saves: nothing may grow."""
 
+import contextlib
+import ctypes
 import dataclasses
 import gc
 import os
@@ -18,6 +20,7 @@ class Growth:
     """What was there after a tenth of the steps, and at the end."""
 
     resident: tuple[int, int]  # bytes
+    objects: tuple[int, int]  # of Python, as its garbage collector counts them
     files: tuple[int, int]
     threads: tuple[int, int]  # before the first step, and after the last
 
@@ -32,7 +35,7 @@ def soak(folder: Path, steps: int, interval: int) -> Growth:
     tx = optimizer()
     state, step = initial_state(tx), make_step(tx)
     threads = threading.active_count()
-    resident, files = [], []
+    resident, objects, files = [], [], []
     with Checkpoints(folder) as checkpoints:
         for number in range(1, steps + 1):
             params, opt_state = step(state["params"], state["opt_state"], state["key"], number)
@@ -41,12 +44,16 @@ def soak(folder: Path, steps: int, interval: int) -> Growth:
                 checkpoints.save(number, state)
             if number in (steps // 10, steps):
                 checkpoints.wait()
-                gc.collect()
                 resident.append(_resident())
+                objects.append(len(gc.get_objects()))
                 files.append(sum(path.is_file() for path in folder.rglob("*")))
-    left = threading.active_count()
-    return Growth((resident[0], resident[1]), (files[0], files[1]), (threads, left))
+    pairs = [(seen[0], seen[1]) for seen in (resident, objects, files)]
+    return Growth(pairs[0], pairs[1], pairs[2], (threads, threading.active_count()))
 
 
 def _resident() -> int:
+    """Bytes in use: what is free already goes back to the system first, where it can."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # Not glibc.
+        ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
