@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -14,30 +15,54 @@ from examples.studies import adafactor_parts, digits, grids, mup_width_transfer,
 from wdlab.separability import Separability
 
 SHORT = {
-    "lr_wd_heatmap": {"STEPS": {"tiny": 5}, "SPACING": {"tiny": (4, 9)}, "SEEDS": {"tiny": 2}},
-    "normalized_decay": {
-        "EXAMPLES": 32, "BATCHES": (8, 32), "EPOCHS": {"tiny": (2, 3, 4)}, "DECAYS": (-16, 0, 8),
-        "SEEDS": {"tiny": 2},
-    },
+    "lr_wd_heatmap": {"STEPS": {"tiny": 3}, "SPACING": {"tiny": (8, 18)}, "SEEDS": {"tiny": 1}},
+    "normalized_decay": {"EPOCHS": {"tiny": (1, 2, 3)}, "DECAYS": (-4, 0, 4), "SEEDS": {"tiny": 1}},
     "mup_width_transfer": {
-        "BASE": 8, "WIDTHS": {"tiny": (8, 16)}, "STEPS": {"tiny": 5}, "SEEDS": {"tiny": 2},
-        "RATES": (-12, -4, 4), "COUPLED": (-3, 7, 5), "INDEPENDENT": (-11, -1, 5),
+        "BASE": 8, "WIDTHS": {"tiny": (8, 16)}, "STEPS": {"tiny": 3}, "SEEDS": {"tiny": 1},
+        "RATES": (-12, -4, 8), "COUPLED": (-3, 7, 10), "INDEPENDENT": (-11, -1, 10),
     },
 }  # fmt: skip
+
+
+def bowl(train, grid, seeds):
+    """What grids.measure returns, made up: best in the middle of every axis."""
+    del train
+    rng, rows = np.random.default_rng(0), []
+    middles = {name: np.log2(values).mean() for name, values in grid.items()}
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        loss = 1 + sum((np.log2(point[name]) - m) ** 2 for name, m in middles.items())
+        noise = rng.normal(size=seeds) / 1_000
+        rows += [
+            point | {"seed": seed, "val_loss": float(loss + noise[seed]), "status": "ok"}
+            for seed in range(seeds)
+        ]
+    return rows
 
 
 @pytest.mark.parametrize("name", SHORT)
 def test_a_study_of_a_grid_from_points_to_summary(name, tmp_path, monkeypatch):
     module = importlib.import_module(f"examples.studies.{name}")
+    monkeypatch.setattr(grids, "measure", bowl)
+    summary = study.run(module.STUDY, "tiny", tmp_path)
+    # The same best decay everywhere: all are separable, and no rule of scaling holds.
+    assert summary.agrees == {"mup_width_transfer": "in part"}.get(name, "no")
+    assert "nan" not in summary.measured
+    assert "not identified" not in summary.measured
+    assert (tmp_path / f"{name}.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_the_last_point_of_a_grid_study_trains(name, monkeypatch):
+    module = importlib.import_module(f"examples.studies.{name}")
     for constant, value in SHORT[name].items():
         monkeypatch.setattr(module, constant, value)
     one = {"devices": jax.devices()[:1], "chunk": 4}  # One program, on one device.
     monkeypatch.setattr(grids, "sweep", functools.partial(grids.sweep, **one))
-    summary = study.run(module.STUDY, "tiny", tmp_path)
-    assert summary.agrees in ("yes", "in part", "no", "not testable here")
-    assert (tmp_path / f"{name}.png").stat().st_size > 5_000
-    again = study.Table(tmp_path / "results.csv")
-    assert all(again.has(point) for point in module.STUDY.points("tiny"))
+    rows = module.STUDY.measure(module.STUDY.points("tiny")[-1], "tiny")
+    losses = {row["val_loss"] for row in rows}
+    assert len(losses) == len(rows) > 1  # Every hyper-parameter has an effect.
+    assert all(0 < loss < 10 for loss in losses)
 
 
 def losses_of(variant_is_good):
@@ -96,7 +121,7 @@ def test_warmup_and_its_absence_meet_after_the_first_tenth():
     assert float(warm(39)) == float(cold(39)) == pytest.approx(0.5)
 
 
-def test_wide_and_narrow_networks_start_alike_under_mup():
+def test_under_mup_the_first_outputs_of_a_wide_network_are_smaller():
     x = jnp.asarray(digits.data()[0][:200])
 
     def start(width):
@@ -106,7 +131,7 @@ def test_wide_and_narrow_networks_start_alike_under_mup():
         return params, digits.logits(mup_width_transfer.scaled_readout(params, 1 / m), x)
 
     (_, narrow), (_, wide) = start(64), start(1024)
-    assert float(wide.std() / narrow.std()) < 0.5  # 1 / sqrt(m) = 1/4: it vanishes with width.
+    assert float(wide.std() / narrow.std()) == pytest.approx(1 / 4, rel=0.3)  # 1 / sqrt(m)
 
 
 def test_the_task_needs_decay():
@@ -117,9 +142,9 @@ def test_the_task_needs_decay():
             )
 
         task = grids.overfitting(optimizer, steps=600, batch_size=32, examples=300)
-        return task({"learning_rate": 1e-2}, jax.random.key(0))["val_loss"]
+        return task({"learning_rate": 2**-4}, jax.random.key(0))["val_loss"]
 
-    assert float(jax.jit(train)(2e-3)) < 0.9 * float(jax.jit(train)(0.0))
+    assert float(jax.jit(train)(2**-6)) < 0.9 * float(jax.jit(train)(0.0))
 
 
 def test_a_table_keeps_what_diverged_apart():
