@@ -58,7 +58,7 @@ VARIANTS = {
     "factored, clipped, rising b2": Parts(factored=True, clipped=True, rising=True),
     "Adafactor": Parts(factored=True, clipped=True, rising=True, relative=True),
 }
-RATES = {False: (2**-9, 2**-7, 2**-5), True: (2**-7, 2**-5, 2**-3)}  # of absolute, relative steps
+RATES = {False: (2**-11, 2**-9, 2**-7), True: (2**-5, 2**-3, 2**-1)}  # of absolute, relative steps
 SEEDS = 3
 CONFIGS = {
     "tiny": gpt.SMALL,
