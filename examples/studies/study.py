@@ -89,10 +89,9 @@ def run(study: Study, size: Size, folder: Path) -> Summary:
     wanted = [row for point in points for row in table.rows_of(point)]
     study.draw(wanted).savefig(folder / f"{study.name}.png", dpi=120)
     summary = study.summarize(wanted)
-    record = dataclasses.asdict(summary) | {
-        "name": study.name, "size": size, "commit": commit(),
-        "cpu_seconds": round(table.seconds, 1), "device": jax.devices()[0].device_kind, "jax": jax.__version__,
-    }  # fmt: skip
+    run_of = {"name": study.name, "size": size, "commit": commit()}
+    cost = {"cpu_seconds": round(table.seconds, 1), "device": jax.devices()[0].device_kind}
+    record = dataclasses.asdict(summary) | run_of | cost | {"jax": jax.__version__}
     (folder / "summary.json").write_text(json.dumps(record, indent=2) + "\n")
     print(f"{summary.question}\n  source: {summary.source}\n  measured: {summary.measured}")
     print(f"  agrees: {summary.agrees}. {summary.remark}\n  results: {folder}")
