@@ -15,6 +15,7 @@ from examples.runs import processes, run_dir
 from examples.runs.display import Display
 from examples.runs.errors import UserError
 from examples.runs.records import Records
+from examples.runs.stop import StopRequest
 from wdlab.checkpoint import CheckpointError, Checkpoints
 
 from . import optim, start
@@ -78,10 +79,8 @@ def evaluate_only(trainer: Trainer, folder: Path, display: Display) -> None:
         display.line(f"{name.replace('_', ' ')}: {value:.6g}")
 
 
-def run(name: str, config: Config) -> int:
-    """Runs or resumes one training; the exit code."""
-    processes.start(config.distributed)
-    name = config.wandb_run_name or name
+def prepare(name: str, config: Config) -> tuple[Trainer, Path, bool]:
+    """The trainer, the run's folder, and whether that holds a checkpoint to go on from."""
     own = "" if config.wandb_run_name else config.out_dir  # Else out_dir is of several runs.
     parent = config.out_dir or "out"
     folder = Path(
@@ -95,6 +94,13 @@ def run(name: str, config: Config) -> int:
     except ValueError as error:  # What wdlab and Optax say of the settings.
         raise UserError(str(error)) from error
     run_dir.make(folder)
+    return trainer, folder, resumed
+
+
+def run(name: str, config: Config, stop: StopRequest) -> int:
+    """Runs or resumes one training; the exit code."""
+    name = config.wandb_run_name or name
+    trainer, folder, resumed = prepare(name, config)
     config, first = trainer.config, trainer.start.step
     with Checkpoints(
         folder / "checkpoints",
@@ -115,7 +121,7 @@ def run(name: str, config: Config) -> int:
         records = open_records(config, folder, name, trainer.state.step if resumed else -1)
         try:
             with display:
-                code = trainer.train(checkpoints, records, display)
+                code = trainer.train(checkpoints, records, display, stop)
             checkpoints.wait()
         finally:
             records.close()
@@ -127,7 +133,10 @@ def run(name: str, config: Config) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; the exit code. Users' mistakes are one line on stderr."""
     try:
-        return run(*parse(sys.argv[1:] if argv is None else argv))
+        name, config = parse(sys.argv[1:] if argv is None else argv)
+        processes.start(config.distributed)
+        with StopRequest() as stop:  # From the start: compiling and a first evaluation take long.
+            return run(name, config, stop)
     except (UserError, CheckpointError, OSError) as error:
         return processes.fail(error)
 

@@ -123,7 +123,7 @@ class Trainer:
 
     def settings(self) -> dict[str, Any]:
         """What must be equal for a resumed run to be the same run."""
-        plan = wdlab.decay_plan(self.tx, self.state.carry.params).digest()
+        plan = wdlab.decay_plan(self.tx, self.state.carry.params).as_json()
         found = {"data": self.data.digest(), "decay_plan": plan, "first_step": self.start.step}
         return self.config.trajectory() | found
 
@@ -153,31 +153,30 @@ class Trainer:
         metrics = {"val_loss": row["val_loss"]} if row and "val_loss" in row else None
         checkpoints.save(self.state.step, self.state.arrays(), record=record, metrics=metrics)
 
-    def train(self, checkpoints: Checkpoints, records: Records, display: Display) -> int | None:
+    def train(
+        self, checkpoints: Checkpoints, records: Records, display: Display, stop: StopRequest
+    ) -> int | None:
         """Steps until max_iters (None) or a signal (the exit code to leave with).
 
         Raises:
           Diverged: If too many steps in a row are not finite; the state before them is saved.
         """
-        if self.state.step == self.start.step:
+        if not stop.requested and self.state.step == self.start.step:
             self._record({}, checkpoints, records, display)
-        with StopRequest() as stop:
-            while self.state.step < self.config.max_iters:
-                started = time.monotonic()
-                metrics = self._step()
-                if metrics["in_a_row"]:
-                    self._skipped(metrics, checkpoints, display)
-                else:
-                    display.step(self.state.step, metrics["loss"], time.monotonic() - started)
-                    self._record(metrics, checkpoints, records, display)
-                if stop.requested:
-                    self.save(checkpoints)
-                    checkpoints.wait()
-                    display.line(
-                        f"{stop.name}: saved at step {self.state.step}; --resume continues"
-                    )
-                    return stop.exit_code
-        return None
+        while not stop.requested:
+            if self.state.step >= self.config.max_iters:
+                return None
+            started = time.monotonic()
+            metrics = self._step()
+            if metrics["in_a_row"]:
+                self._skipped(metrics, checkpoints, display)
+            else:
+                display.step(self.state.step, metrics["loss"], time.monotonic() - started)
+                self._record(metrics, checkpoints, records, display)
+        self.save(checkpoints)
+        checkpoints.wait()
+        display.line(f"{stop.name}: saved at step {self.state.step}; --resume continues")
+        return stop.exit_code
 
     def _step(self) -> dict[str, Any]:
         """One update, and its metrics. One that was skipped does not count as a step."""

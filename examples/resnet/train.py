@@ -18,6 +18,7 @@ from examples.runs import run_dir
 from examples.runs.display import Display
 from examples.runs.errors import UserError, fail
 from examples.runs.records import Records
+from examples.runs.stop import StopRequest
 from wdlab.checkpoint import CheckpointError, Checkpoints
 
 from .config import Config
@@ -50,13 +51,18 @@ def _make_cores_devices(count: int) -> None:
 
 def run(config: Config, probe: Probe | None = None) -> int:
     """Runs or resumes one training; the exit code."""
+    with StopRequest() as stop:  # From the start: compiling and a first evaluation take long.
+        return _run(config, probe, stop)
+
+
+def _run(config: Config, probe: Probe | None, stop: StopRequest) -> int:
     try:
         _make_cores_devices(config.devices)
         trainer = Trainer(config, probe)
     except ValueError as error:  # What wdlab and Optax say of the settings.
         raise UserError(str(error)) from error
     folder = run_dir.choose(config.exp_name, config.out_dir, config.resume)
-    plan = wdlab.decay_plan(trainer.tx, trainer.state.params).digest()
+    plan = wdlab.decay_plan(trainer.tx, trainer.state.params).as_json()
     settings = config.trajectory() | {"data": trainer.data.digest(), "decay_plan": plan}
     settings["program"] = "flow" if probe else "train"
     with Checkpoints(
@@ -74,7 +80,7 @@ def run(config: Config, probe: Probe | None = None) -> int:
         records = Records(folder / "metrics.jsonl", trainer.step if found else -1)
         try:
             with display:
-                code = trainer.train(checkpoints, records, display)
+                code = trainer.train(checkpoints, records, display, stop)
             checkpoints.wait()
         finally:
             records.close()

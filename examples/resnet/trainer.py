@@ -91,29 +91,31 @@ class Trainer:
         record = {"pending": self.pending, "config": dataclasses.asdict(self.config)}
         checkpoints.save(self.step, self.state, record=record)
 
-    def train(self, checkpoints: Checkpoints, records: Records, display: Display) -> int | None:
+    def train(
+        self, checkpoints: Checkpoints, records: Records, display: Display, stop: StopRequest
+    ) -> int | None:
         """Trains until the last epoch (None) or a signal (the exit code to leave with).
 
         Raises:
           Diverged: If a step is not finite; the state before it is saved.
         """
         last = self.config.epochs * self.epochs.steps
-        with StopRequest() as stop:
+        while not stop.requested:
             self._finish_epoch(checkpoints, records, display, lambda: stop.requested)
-            while self.step < last and not stop.requested:
-                try:
-                    self._advance(display)
-                except Diverged:
-                    self.save(checkpoints)
-                    checkpoints.wait()
-                    raise
-                self._finish_epoch(checkpoints, records, display, lambda: stop.requested)
-            if self.step < last or self.pending:
+            if self.step == last and not self.pending:
+                return None
+            if stop.requested:
+                break
+            try:
+                self._advance(display)
+            except Diverged:
                 self.save(checkpoints)
                 checkpoints.wait()
-                display.line(f"{stop.name}: saved at step {self.step}; --resume continues")
-                return stop.exit_code
-        return None
+                raise
+        self.save(checkpoints)
+        checkpoints.wait()
+        display.line(f"{stop.name}: saved at step {self.step}; --resume continues")
+        return stop.exit_code
 
     def _advance(self, display: Display) -> None:
         """Some steps, at most to the end of the epoch."""
