@@ -28,7 +28,7 @@ from wdlab.checkpoint_files import (
     together,
     without_asyncio_reports,
 )
-from wdlab.checksum import layout, leaf_checksum, named_leaves
+from wdlab.checksum import layout, leaf_checksums, named_leaves
 from wdlab.settings import first_of, setting_differences
 
 PyTree = Any
@@ -121,7 +121,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         leaves = named_leaves(state)
-        sums = jax.device_get({name: leaf_checksum(leaf) for name, leaf in leaves.items()})
+        sums = leaf_checksums(leaves)
         body = {
             "record": dict(record or {}),
             "settings": self._settings,

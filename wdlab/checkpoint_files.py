@@ -15,7 +15,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from wdlab.checksum import leaf_checksum, named_leaves
+from wdlab.checksum import leaf_checksums, named_leaves
 from wdlab.settings import first_of
 
 try:
@@ -187,7 +187,7 @@ def read_state(step_folder: epath.Path, checksums: Mapping[str, list[int]], like
     args = ocp.args.StandardRestore(abstract)
     handler = ocp.StandardCheckpointHandler()
     leaves = together(lambda: handler.restore(step_folder / "state", args=args))
-    sums = jax.device_get({name: leaf_checksum(leaves[name]) for name in abstract})
+    sums = leaf_checksums({name: leaves[name] for name in abstract})
     wrong = [name for name, pair in sums.items() if pair.tolist() != checksums[name]]
     if wrong:
         raise ValueError(f"{len(wrong)} array(s) fail their checksum: {first_of(wrong)}")
