@@ -59,10 +59,12 @@ def devices_of(topology: str) -> Sequence[Any]:
         raise UserError(f"--topology {topology!r}: write such as v5e:4x4; {', '.join(CHIPS)}")
     if importlib.util.find_spec("libtpu") is None:
         raise UserError('the TPU\'s compiler is not installed: pip install "jax[tpu]"')
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # There is no TPU here to ask about.
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    os.environ |= {  # There is no TPU here to be asked about.
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
     jax.config.update("jax_platforms", "cpu")
     from jax.experimental import topologies
 
