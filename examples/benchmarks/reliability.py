@@ -95,7 +95,7 @@ def _whole_run(folder: Path, wait: bool, processes: int) -> str:
 
 
 def soaked(scratch: Path, steps: int) -> tuple[list[Table], bool]:
-    """Many steps with saves; the numbers early and late."""
+    """Many steps with saves; the numbers after a tenth of them and at the end."""
     growth = soak(scratch / "soak", steps, interval=max(steps // 200, 10))
     table = Table("steps", "resident memory", "growth", "Python objects", "files", "threads")
     memory = " -> ".join(f"{size / 2**20:.1f} MiB" for size in growth.resident)
