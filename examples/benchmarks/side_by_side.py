@@ -12,6 +12,7 @@ class Timing:
 
     name: str
     seconds: tuple[float, ...]  # One per round.
+    cpu_seconds: tuple[float, ...]  # Of all cores together: they say more on a busy machine.
 
     @property
     def median(self) -> float:
@@ -20,22 +21,34 @@ class Timing:
 
     def speedup(self, other: "Timing") -> float:
         """How many times faster than the other, the median of the rounds' ratios."""
-        return statistics.median(b / a for a, b in zip(self.seconds, other.seconds, strict=True))
+        return _ratio(other.seconds, self.seconds)
+
+    def thrift(self, other: "Timing") -> float:
+        """How many times less CPU time than the other, the median of the rounds' ratios."""
+        return _ratio(other.cpu_seconds, self.cpu_seconds)
 
 
-def in_turns(programs: dict[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
-    """Calls each program once unmeasured (it compiles), then all of them in turns.
+def _ratio(theirs: tuple[float, ...], ours: tuple[float, ...]) -> float:
+    return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+
+
+def in_turns(
+    programs: dict[str, Callable[[], object]], rounds: int, warm_ups: int = 3
+) -> dict[str, Timing]:
+    """Calls each program unmeasured (the first call compiles), then all of them in turns.
 
     Args:
       programs: Name -> a call that returns when its work is done.
       rounds: How often each is measured.
+      warm_ups: How often each is called before.
     """
     for program in programs.values():
-        program()
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
+        for _ in range(warm_ups):
+            program()
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, program in programs.items():
-            started = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             program()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: Timing(name, tuple(times)) for name, times in seconds.items()}
+            times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    return {name: Timing(name, *zip(*pairs, strict=True)) for name, pairs in times.items()}
