@@ -29,6 +29,7 @@ from wdlab.checkpoint import Checkpoints
 
 INTERVAL = 3  # Steps between two saves.
 ROWS = 64
+_HEARTBEAT = 10  # Seconds after which a process that says nothing is taken for dead.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Tally:
     without_restorable: int = 0  # Lives that found nothing, after a save had been finished.
     most_lost: int = 0  # Steps between the last save begun before a kill and the step resumed at.
     damaged: int = 0  # Steps that were set aside.
+    resumed: int = 0  # Where the last life went on.
     digest: str = ""
 
 
@@ -162,7 +164,10 @@ def _meet(run: Run, rank: int, port: int) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     if run.processes > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(f"127.0.0.1:{port}", run.processes, rank)
+        address = f"127.0.0.1:{port}"
+        jax.distributed.initialize(
+            address, run.processes, rank, heartbeat_timeout_seconds=_HEARTBEAT
+        )
 
 
 def run_with_kills(run: Run, kills: int, rng: random.Random) -> Tally:
@@ -180,6 +185,7 @@ def run_with_kills(run: Run, kills: int, rng: random.Random) -> Tally:
         if resumed is None:
             raise RuntimeError("a life ended before it began: see the traceback above")
         tally.damaged += int(resumed[2])
+        tally.resumed = int(resumed[1])
         tally.without_restorable += finished and int(resumed[1]) == 0
         tally.most_lost = max(tally.most_lost, last - int(resumed[1]))
         saves = [int(event[1]) for event in events if event[0] == "saving"]

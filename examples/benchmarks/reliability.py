@@ -3,6 +3,7 @@
 damage  one file of the newest checkpoint has a bit flipped, is cut off, removed or zeroed
 kills   signal 9 at random moments, most of them inside a save; one process, and two
 signals SIGTERM while it compiles, between saves, inside a save, twice; one process, and two
+peers   one of two processes is killed, the coordinator or the other
 soak    100,000 tiny steps with saves: memory, files, threads
 Without a name: all. The exit code is 1 where something that must never happen has happened.
 """
@@ -19,6 +20,7 @@ from rich.table import Table
 
 from .damage import DAMAGES, trial_outcomes
 from .kills import INTERVAL, Run, Tally, run_with_kills
+from .peers import LONGEST, VICTIMS, death_of
 from .signals import MOMENTS, stops_politely
 from .soak import soak
 
@@ -82,6 +84,23 @@ def signals(scratch: Path, number: int) -> tuple[list[Table], bool]:
     return [table], good
 
 
+def peers(scratch: Path, number: int) -> tuple[list[Table], bool]:
+    """One of two processes is killed; what becomes of the other, and of the run."""
+    table, good = Table("killed", "trials", "the survivor ends after", "exit codes"), True
+    for name in ("steps lost, at most", "end equals the unkilled run's"):
+        table.add_column(name)
+    for name, victim in VICTIMS.items():
+        deaths = [death_of(victim, scratch / f"{victim}-{i}", STEPS) for i in range(number)]
+        slowest = max(death.seconds for death in deaths)
+        lost = max(death.saved - death.resumed for death in deaths)
+        same = sum(death.same for death in deaths)
+        codes = ", ".join(sorted({str(death.code) for death in deaths}))
+        row = [f"{slowest:.1f} s", codes, str(max(lost, 0)), f"{same} of {number}"]
+        table.add_row(name, str(number), *row)
+        good &= slowest < LONGEST and lost <= 0 and same == number
+    return [table], good
+
+
 def _killed_runs(folder: Path, wait: bool, processes: int, kills: int) -> list[Tally]:
     rng, tallies = random.Random(processes + 2 * wait), []
     while (done := sum(tally.kills for tally in tallies)) < kills:
@@ -110,6 +129,7 @@ PARTS: dict[str, tuple[Callable[[Path, int], tuple[list[Table], bool]], int, int
     # Kills first: lives are forked from a process that has not begun to use JAX.
     "kills": (kills, 200, 5),
     "signals": (signals, 20, 1),
+    "peers": (peers, 3, 1),
     "damage": (damage, 200, 10),
     "soak": (soaked, FULL_SOAK, 2_000),
 }
