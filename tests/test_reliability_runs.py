@@ -1,5 +1,6 @@
 """R1, R4: killed and stopped runs go on; R26: what stands in a run's way is said in a line."""
 
+import errno
 import os
 import resource
 import shutil
@@ -10,6 +11,7 @@ import time
 import jax.numpy as jnp
 import pytest
 
+from wdlab import checkpoint_files
 from wdlab.checkpoint import CheckpointError, Checkpoints
 
 
@@ -57,15 +59,22 @@ def test_r26_a_disk_that_is_full_leaves_the_last_good_step(tmp_path):
             checkpoints.restore(small)
 
 
-def test_r26_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_r26_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="no checkpoints can be written to .*: Not a dir"):
         Checkpoints(tmp_path / "file" / "run")
-    folder = tmp_path / "run"
-    folder.mkdir(mode=0o500)
-    if os.geteuid() != 0:  # Root may write anywhere.
-        with pytest.raises(CheckpointError, match="Permission denied"):
-            Checkpoints(folder)
+    with pytest.raises(CheckpointError, match="no checkpoints can be written to /proc/x: "):
+        Checkpoints("/proc/x")
+
+    def forbidden(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:  # Root, as which tests may run, may write anywhere.
+        patch.setattr(checkpoint_files, "open", forbidden, raising=False)
+        with pytest.raises(CheckpointError, match="Permission denied. Choose a folder"):
+            Checkpoints(tmp_path / "run")
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert checkpoints.steps() == []
 
 
 def test_r26_a_clock_that_jumps_back_changes_no_order(tmp_path, monkeypatch):
