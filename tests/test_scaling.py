@@ -1,0 +1,208 @@
+"""Meshes and processes: the same run on any number of devices."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from examples.gpt import data as data_lib
+from examples.gpt import start
+from examples.gpt.flags import parse
+from examples.gpt.train import main
+from examples.gpt.trainer import Trainer
+from examples.runs import hlo, launch, processes
+from examples.runs.errors import UserError
+from examples.runs.mesh import Layout, along_batch, make_mesh
+from examples.runs.records import read
+from tests.shared_programs import shared_programs
+from wdlab.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parent.parent
+RUN = shlex.split(  # No bias: the keys' has no gradient but rounding, which Adam makes large.
+    "tiny --n_layer=1 --n_head=2 --n_embd=128 --block_size=8 --batch_size=4 --dropout=0.1 "
+    "--warmup_iters=2 --lr_decay_iters=9 --eval_interval=9 --eval_examples=4 --log_interval=1 "
+    "--sample_tokens=0 --ema_coef=0 --no_bias"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_each_program_once(tmp_path_factory):
+    with shared_programs(tmp_path_factory):
+        yield
+
+
+def trainer_of(*flags):
+    return Trainer(start.find(parse([*RUN, *flags])[1], Path("no such run")))
+
+
+def weights(trainer, folder):
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        restored = checkpoints.restore(trainer.state.arrays(), check_settings=False)
+    assert restored.step == 5
+    return jax.device_get(jax.tree.leaves(restored.state["params"]))
+
+
+def losses(folder):
+    return [row["batch_loss"] for row in read(folder / "metrics.jsonl")[1:]]
+
+
+def bytes_in_a_process(shown):
+    return int(re.search(r"([\d,]+) bytes in a process", shown)[1].replace(",", ""))
+
+
+def test_two_processes_train_as_one_and_one_goes_on_with_theirs(tmp_path, capsys):
+    one, two = tmp_path / "one", tmp_path / "two"
+    program = ["examples.gpt.train", *RUN, "--max_iters=3", "--mesh_fsdp=2", f"--out_dir={two}"]
+    command = [sys.executable, "-m", "examples.runs.launch", "--processes=2", "--devices=1"]
+    done = subprocess.run(
+        [*command, *program], cwd=ROOT, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 x cpu (data 1 x fsdp 2, 2 processes)" in done.stdout
+    assert done.stdout.count("step 3: train loss") == 1  # One log.
+    assert main([*RUN, "--max_iters=5", f"--out_dir={one}"]) == 0
+    assert bytes_in_a_process(done.stdout) < 0.55 * bytes_in_a_process(capsys.readouterr().out)
+    assert main([*RUN, "--max_iters=5", "--resume", f"--out_dir={two}"]) == 0
+    assert "resuming at step 3" in capsys.readouterr().out
+    np.testing.assert_allclose(losses(two), losses(one), rtol=0, atol=1e-5)
+    trainer = trainer_of()
+    for a, b in zip(weights(trainer, two), weights(trainer, one), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+def test_the_state_is_born_where_the_step_leaves_it():
+    trainer = trainer_of("--mesh_data=2", "--mesh_fsdp=2")
+
+    def where():
+        return [leaf.sharding for leaf in jax.tree.leaves(trainer.state.carry)]
+
+    born = where()
+    kernels = [
+        leaf
+        for leaf in jax.tree.leaves((trainer.state.carry.params, trainer.state.carry.opt_state))
+        if leaf.size >= 2**14
+    ]
+    assert len(kernels) == 12  # Four kernels and their two moments.
+    assert all(leaf.addressable_shards[0].data.size == leaf.size // 2 for leaf in kernels)
+    for _ in range(2):
+        trainer._step()
+    assert where() == born
+    assert trainer.train_step._cache_size() == 1
+
+
+def test_processes_read_their_rows_of_one_batch():
+    config = parse(RUN)[1]
+    data = data_lib.load(config)
+    whole = next(data_lib.batches(data, config))
+    for rows in ([0, 1], [3], [0, 2]):
+        part = next(data_lib.batches(data, config, np.array(rows)))
+        np.testing.assert_array_equal(part, whole[:, rows])
+
+
+def test_a_batch_lies_split_over_all_devices():
+    layout = Layout(make_mesh(2, 2))
+    rows = layout.rows(8)
+    np.testing.assert_array_equal(rows, np.arange(8))
+    tokens = np.arange(3 * 8 * 5).reshape(3, 8, 5)
+    batch = layout.batch(tokens, rows, 8, axis=1)
+    np.testing.assert_array_equal(batch, tokens)
+    assert {shard.data.shape for shard in batch.addressable_shards} == {(3, 2, 5)}
+    with pytest.raises(UserError, match="--batch_size 6 must be a multiple of 4"):
+        layout.rows(6)
+
+
+def test_only_whole_batches_are_kept_split():
+    with Layout(make_mesh(2, 2)).active():
+        one, four = jax.jit(lambda x, y: (along_batch(x), along_batch(y)))(
+            jnp.ones((1, 4)), jnp.ones((4, 4))
+        )
+    assert {shard.data.shape for shard in one.addressable_shards} == {(1, 4)}
+    assert {shard.data.shape for shard in four.addressable_shards} == {(1, 4)}
+    assert along_batch(four) is four
+
+
+def test_a_mesh_of_devices_that_are_not_there_is_refused(monkeypatch):
+    with pytest.raises(UserError, match="--mesh_data 4 x --mesh_fsdp 4 is 16 devices, but there"):
+        make_mesh(4, 4)
+    assert make_mesh(0, 1) is None  # On a CPU one device, unless more are asked for.
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert make_mesh(0, 2).shape == {"data": 4, "fsdp": 2}
+    with pytest.raises(UserError, match="is 2 devices, but there are 8"):
+        make_mesh(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_NUM_PROCESSES, JAX_PROCESS_ID is not set"),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "a", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"},
+            "JAX_COORDINATOR_ADDRESS must be host:port",
+        ),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"},
+            "got 'a:1', '2' of '2'",
+        ),
+    ],
+)
+def test_half_a_description_of_the_processes_is_refused(monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=re.escape(message)):
+        processes.start()
+
+
+def test_the_launcher_stops_the_others_when_one_fails(monkeypatch):
+    monkeypatch.setattr(launch, "_GRACE", 0.1)
+    program = "import os, sys, time; n = int(os.environ['JAX_PROCESS_ID']); "
+    program += "sys.exit(3) if n else time.sleep(60)"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], env={**os.environ, "JAX_PROCESS_ID": str(n)}
+        )
+        for n in range(2)
+    ]
+    assert launch.wait(started) == 3
+    assert [process.poll() for process in started] == [-9, 3]
+
+
+PROGRAM = """
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %r = f32[8]{0} all-reduce(%x), channel_id=2, replica_groups=[1,4]<=[4], to_apply=%add
+  %s = (f32[4]{0}, f32[4]{0}, u32[], u32[]) collective-permute-start(%r), channel_id=3
+}
+%condition (p: (s32[], f32[8])) -> pred[] {
+  %c = s32[] constant(12)
+  ROOT %lt = pred[] compare(%i, %c), direction=LT
+}
+ENTRY %main (p: f32[4]) -> f32[16] {
+  %w = (s32[], f32[8]) while(%t), condition=%condition, body=%body
+  ROOT %g = bf16[16]{0:T(8,128)} all-gather(%p), channel_id=1, replica_groups=mesh['a'=2,'b'=4] {'b'}
+}
+"""  # noqa: E501
+
+
+def test_collectives_in_loops_count_as_often_as_they_run():
+    assert hlo.collectives(PROGRAM) == {
+        "all-gather": (1, 3 / 4 * 16 * 2),
+        "all-reduce": (12, 12 * 2 * 3 / 4 * 8 * 4),
+        "collective-permute": (12, 12 * 4 * 4),
+    }
+
+
+def test_matrix_products_count_what_is_computed_again():
+    def loss(w, x):
+        return jax.checkpoint(lambda w: jnp.sin(x @ w) @ w)(w).sum()
+
+    arguments = jnp.ones((4, 4)), jnp.ones((2, 4))
+    product = 2 * 2 * 4 * 4
+    assert hlo.matmul_flops(jax.make_jaxpr(loss)(*arguments)) == 2 * product
+    # Again: the first product; then each product's two gradients, without that of x.
+    assert hlo.matmul_flops(jax.make_jaxpr(jax.grad(loss))(*arguments)) == (2 + 1 + 3) * product
