@@ -163,7 +163,13 @@ def report(compiled: Any, flops: float, config: Config, chip: Chip, chips: int) 
     lines.append("a step takes at least, by")
     lines += [f"  {name}: {seconds * 1e3:.1f} ms" for name, seconds in least.items()]
     rate = config.tokens_per_step / max(least.values())
-    return [*lines, f"at most {rate:,.0f} tokens/s, {rate / chips:,.0f} a chip"]
+    lines.append(f"at most {rate:,.0f} tokens/s, {rate / chips:,.0f} a chip")
+    if config.gradient_accumulation_steps > 1 and max(least, key=least.__getitem__) == "the links":
+        lines.append(
+            "every micro-batch gathers the weights anew: try a larger --batch_size with fewer "
+            "--gradient_accumulation_steps"
+        )
+    return lines
 
 
 def run(topology: str, name: str, flags: Sequence[str]) -> int:
