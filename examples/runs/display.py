@@ -12,9 +12,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Display:
     """Progress of a run, on process 0 only."""
 
-    def __init__(
-        self, first_step: int, last_step: int, tokens_per_step: int, unit: str = "tokens"
-    ):
+    def __init__(self, first_step: int, last_step: int, tokens_per_step: int, unit: str = "tokens"):
         self.main = jax.process_index() == 0
         self.console = Console(quiet=not self.main, highlight=False, markup=False)
         if not self.console.is_terminal:  # A pipe or a file: no folding at 80 columns.
