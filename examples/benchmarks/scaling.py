@@ -30,7 +30,7 @@ from wdlab.checkpoint import Checkpoints
 DEVICES = 2  # of each process
 STEPS = 20
 FLAGS = shlex.split(  # No bias: the keys' has no gradient but rounding, which Adam makes large.
-    "tiny --n_layer=2 --n_head=2 --n_embd=128 --block_size=128 --batch_size=16 --dropout=0.1 "
+    "tiny --n_layer=2 --n_head=2 --n_embd=256 --block_size=64 --batch_size=16 --dropout=0.1 "
     f"--learning_rate=1e-3 --warmup_iters=5 --lr_decay_iters={STEPS} --eval_interval={STEPS} "
     "--eval_examples=16 --log_interval=1 --sample_tokens=0 --no_bias"
 )
