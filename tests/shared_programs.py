@@ -3,24 +3,27 @@
 import contextlib
 
 import jax
+import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 
 @contextlib.contextmanager
 def shared_programs(tmp_path_factory):
-    """JAX's compilation cache, on while the context is open."""
+    """JAX's compilation cache, on while the context is open, in processes started there too."""
     folder = tmp_path_factory.getbasetemp().parent / "programs"  # One for all test processes.
     settings = {
         "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
     before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    try:
-        yield
-    finally:
-        for name, value in before.items():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name.upper(), str(value))
             jax.config.update(name, value)
         compilation_cache.reset_cache()
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from examples.benchmarks.damage import make_state
 from wdlab.checkpoint import CheckpointError, Checkpoints
 from wdlab.checksum import leaf_checksum
 from wdlab.nonfinite import SkipNonfiniteState
@@ -16,16 +17,6 @@ from wdlab.nonfinite import SkipNonfiniteState
 FLIPS = 10
 # TensorStore futures of a failed read are collected with their exception unread.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-def make_state(scale=1.0):
-    return {
-        "kernel": scale * jax.random.normal(jax.random.key(0), (64, 32), jnp.float32),
-        "half": jnp.full((40,), scale, jnp.bfloat16),
-        "count": jnp.int32(7 * scale),
-        "key": jax.random.key(3),
-        "nested": [jnp.arange(5.0) * scale, (jnp.array([True, False]),)],
-    }
 
 
 def equal(a, b):

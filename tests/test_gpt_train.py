@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import wdlab
 from examples.gpt import model, optim, start, step
@@ -27,6 +26,7 @@ from examples.gpt.configs import CONFIGS
 from examples.gpt.flags import parse
 from examples.gpt.train import main
 from examples.runs import records
+from tests.shared_programs import shared_programs
 
 # TensorStore futures of a failed read are collected with their exception unread.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -42,19 +42,8 @@ LONG = [*SMALL, "--max_iters=300", "--eval_interval=20"]  # Long enough to be ki
 @pytest.fixture(scope="module", autouse=True)
 def _compile_each_program_once(tmp_path_factory):
     """Some ten runs of one small model: their programs come from JAX's cache, here and below."""
-    folder = tmp_path_factory.getbasetemp().parent / "programs"  # One for all test processes.
-    cache = {"jax_compilation_cache_dir": str(folder)}
-    cache["jax_persistent_cache_min_compile_time_secs"] = 0.0
-    before = {name: getattr(jax.config, name) for name in cache}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in cache.items():
-            patch.setenv(name.upper(), str(value))
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
+    with shared_programs(tmp_path_factory):
         yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 def train(folder, *argv):

@@ -21,7 +21,7 @@ PyTree = Any
 OLDER, NEWER = 10, 20
 
 
-def make_state(scale: float) -> PyTree:
+def make_state(scale: float = 1.0) -> PyTree:
     """Arrays of several kinds whose values tell the step."""
     return {
         "kernel": scale * jax.random.normal(jax.random.key(0), (64, 32), jnp.float32),

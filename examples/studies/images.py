@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from examples.resnet import data, model, optim, step
 from examples.resnet.config import Config
@@ -149,10 +148,3 @@ def paper(program: Callable[..., int], name: str, **flags: Any) -> list[Row]:
         raise UserError(f"the run {' '.join(argv)} failed: see above")
     rows = records.read(folder / "metrics.jsonl")
     return [row | {"seed": flags.get("random_seed", 42)} for row in rows]
-
-
-def at_end(rows: list[Row], column: str, **point: Any) -> np.ndarray:
-    """The last value of a column for each seed, of the points that have these values."""
-    found = [r for r in rows if point.items() <= r.items() and column in r]
-    last = {r["seed"]: r[column] for r in found}
-    return np.array([last[seed] for seed in sorted(last)], float)

@@ -20,11 +20,12 @@ import optax
 from examples.gpt import data, model, optim
 from examples.gpt import train as program
 from examples.gpt.config import Config
+from examples.gpt.step import losses
 from examples.runs import records
 from examples.runs.errors import UserError
 
 from . import digits
-from .study import Row, Size
+from .study import Row, Size, at_end
 
 SEEDS = 3
 PAPER = {"learning_rate": 6e-4, "max_iters": 50_000}
@@ -86,8 +87,7 @@ def train(config: Config, finetune: Config | None = None) -> list[Row]:
 
 
 def _loss(graph, params, tokens_BxM) -> jax.Array:
-    logits = model.apply(graph, params, tokens_BxM[:, :-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, tokens_BxM[:, 1:]).mean()
+    return losses(graph, params, tokens_BxM)[0]
 
 
 def _evaluate(graph, params, windows_NxBxM) -> jax.Array:
@@ -156,9 +156,7 @@ def measure(size: Size, name: str, config: str, finetune=None, **flags) -> list[
 
 def final(rows: list[Row], column: str, phase: str = "training", **point: Any) -> np.ndarray:
     """The last value of a column for each seed, of the points that have these values."""
-    wanted = {"phase": phase} | point
-    by_seed = {r["seed"]: r[column] for r in rows if wanted.items() <= r.items() and column in r}
-    return np.array([by_seed[seed] for seed in sorted(by_seed)], float)
+    return at_end(rows, column, phase=phase, **point)
 
 
 def better(one: np.ndarray, other: np.ndarray) -> bool:

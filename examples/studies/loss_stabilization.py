@@ -23,7 +23,7 @@ from examples.resnet import train as program
 
 from . import images
 from .digits import spread
-from .study import Point, Row, Size, Study, Summary, agreement, main
+from .study import Point, Row, Size, Study, Summary, agreement, at_end, main
 
 # model -> width, lr large and small, wd, flags of the paper
 MODELS = {
@@ -116,7 +116,7 @@ def summarize(rows: list[Row]) -> Summary:
     texts, plateau, best = [], [], []
     for name in MODELS:
         ends = {
-            (lr, d): images.at_end(rows, "test_error", model=name, lr=lr, decayed=d)
+            (lr, d): at_end(rows, "test_error", model=name, lr=lr, decayed=d)
             for lr in ("large", "small")
             for d in (True, False)
         }

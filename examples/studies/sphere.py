@@ -22,7 +22,7 @@ from examples.resnet import flow as program
 
 from . import images
 from .digits import spread
-from .study import Point, Row, Size, Study, Summary, agreement, main
+from .study import Point, Row, Size, Study, Summary, agreement, at_end, main
 
 RATES = (0.001, 0.003, 0.005)
 FACTOR, EPOCHS, EVERY, FLOW = 10.0, 24, 8, (1e-3, 8)  # of size tiny; FLOW: lr, epochs
@@ -73,7 +73,7 @@ def draw(rows: list[Row]) -> Figure:
 def summarize(rows: list[Row]) -> Summary:
     """Loss before, test error and trace after the flow at the end, for each rate."""
     columns = ("loss", "flow_test_error", "flow_hessian_trace")
-    ends = {c: [images.at_end(rows, c, lr=lr) for lr in RATES] for c in columns}
+    ends = {c: [at_end(rows, c, lr=lr) for lr in RATES] for c in columns}
     means = {c: [values.mean() for values in ends[c]] for c in columns}
     higher = means["loss"][0] < means["loss"][-1]
     flatter = means["flow_hessian_trace"][0] > means["flow_hessian_trace"][-1]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 from matplotlib.figure import Figure
 
 from examples.runs.errors import UserError, fail
@@ -96,6 +97,12 @@ def run(study: Study, size: Size, folder: Path) -> Summary:
     print(f"{summary.question}\n  source: {summary.source}\n  measured: {summary.measured}")
     print(f"  agrees: {summary.agrees}. {summary.remark}\n  results: {folder}")
     return summary
+
+
+def at_end(rows: Sequence[Row], column: str, **point: Any) -> np.ndarray:
+    """The last value of a column for each seed, of the rows that have these values."""
+    last = {r["seed"]: r[column] for r in rows if point.items() <= r.items() and column in r}
+    return np.array([last[seed] for seed in sorted(last)], float)
 
 
 def agreement(statements: Sequence[bool]) -> Agrees:
