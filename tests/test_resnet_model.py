@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.lax import conv_general_dilated as lax_conv
 
 import wdlab
 from examples.resnet import model, optim, sharpness, step
 from examples.resnet.config import Config
-from examples.resnet.layers import BatchNorm
+from examples.resnet.layers import BatchNorm, convolve
 
 RNG = np.random.default_rng(0)
 PIXELS = 16
@@ -44,6 +45,26 @@ def test_batch_norm_is_the_formula_with_an_unbiased_running_variance(x64):
     np.testing.assert_allclose(layer.var[...], x.var((0, 1, 2), ddof=1), rtol=1e-6)
     kept = (x - mean) / np.sqrt(x.var((0, 1, 2), ddof=1) + 1e-5) * [2, 3] + [0.5, -1]
     np.testing.assert_allclose(layer(jnp.asarray(x), False), kept, rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [48, 10])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_s_gradients_in_parts_are_jax_s_own(x64, batch, stride):
+    """Of first and second order, for a batch that 16 divides and one that it does not."""
+    x, kernel = RNG.normal(size=(batch, 6, 6, 2)), RNG.normal(size=(3, 3, 2, 3))
+
+    def derivatives(conv):
+        def loss(x, k):
+            args = (stride, stride), [(1, 1), (1, 1)]
+            return jnp.sum(jnp.sin(conv(x, k, *args, dimension_numbers=("NHWC", "HWIO", "NHWC"))))
+
+        gradient = jax.grad(loss, argnums=(0, 1))
+        return gradient(x, kernel), jax.jvp(gradient, (x, kernel), (x, kernel))[1]
+
+    ours, theirs = map(jax.jit(derivatives, static_argnums=0), (convolve, lax_conv))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), ours, theirs
+    )
 
 
 def test_running_statistics_take_a_tenth_of_every_batch():

@@ -4,10 +4,12 @@ Letters in names are shapes: B images, H height, W width, C channels.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 EPSILON = 1e-5  # Added to a variance, as in PyTorch.
 SCALE_INVARIANT_EPSILON = 1e-12  # 1e-5 is more than a variance of tiny weights: it would be seen.
@@ -65,6 +67,44 @@ def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> 
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
+_PART = 16  # Images on a device, to sum a weight gradient over.
+
+
+def convolve(x_BxHxWxC: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+    """``lax.conv_general_dilated``, whose weight gradient is faster on CPUs.
+
+    There XLA takes the more time for an image the more of them there are (32x32 pixels, 16
+    channels: 1.5 times for 64 what it takes for 16, jaxlib 0.10.2), so the sum over the batch is
+    made of parts. Forward mode through it works after ``jax.grad``, as Hessian-vector products do
+    it, not before.
+    """
+
+    def conv(x: jax.Array, k: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(x, k, *args, **kwargs)
+
+    def backward(saved: tuple[jax.Array, jax.Array], d: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x, k = saved
+
+        def weight_gradient(x: jax.Array, d: jax.Array) -> jax.Array:
+            return jax.linear_transpose(lambda k: conv(x, k), k)(d)[0]
+
+        def in_parts(x: jax.Array, d: jax.Array) -> jax.Array:
+            size = _PART * max(1, jax.sharding.get_abstract_mesh().size)
+            if len(x) % size:
+                return weight_gradient(x, d)
+            # Every part has images of every device.
+            split = (a.reshape(size, len(a) // size, *a.shape[1:]) for a in (x, d))
+            parts = zip(*(jnp.unstack(a, axis=1) for a in split), strict=True)
+            return sum(weight_gradient(*part) for part in parts)
+
+        dk = lax.platform_dependent(x, d, cpu=in_parts, default=weight_gradient)
+        return jax.linear_transpose(lambda x: conv(x, k), x)(d)[0], dk
+
+    differentiable = jax.custom_vjp(conv)
+    differentiable.defvjp(lambda x, k: (conv(x, k), (x, k)), backward)
+    return differentiable(x_BxHxWxC, kernel)
+
+
 he_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -81,6 +121,7 @@ def conv(
         use_bias=bias,
         kernel_init=init,
         bias_init=_bias_init(n_in * size * size) if init is torch_uniform else _ZEROS,
+        conv_general_dilated=convolve,
         rngs=rngs,
     )
 
