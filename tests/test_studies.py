@@ -119,7 +119,7 @@ def test_papers_numbers_keep_their_exponent_at_the_tiny_size():
 def test_the_paper_size_is_the_papers_command(monkeypatch):
     commands = []
     monkeypatch.setattr(language.program, "main", lambda argv: commands.append(argv))
-    monkeypatch.setattr(language.records, "read", lambda path: [])
+    monkeypatch.setattr(study.records, "read", lambda path: [])
     point = {"schedule": "constant", "weight_decay": 0.3}
     module("lm_weight_decay").STUDY.measure(point, "paper")
     training, tuning = (" ".join(argv) for argv in commands)

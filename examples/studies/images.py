@@ -18,11 +18,9 @@ import jax.numpy as jnp
 from examples.resnet import data, model, optim, step
 from examples.resnet.config import Config
 from examples.resnet.sharpness import Sharpness
-from examples.runs import records
-from examples.runs.errors import UserError
 
 from . import digits
-from .study import Row
+from .study import Row, rows_of_run
 
 TRAIN = 768  # images
 SEEDS = 2
@@ -139,12 +137,7 @@ class Run:
 
 def paper(program: Callable[..., int], name: str, **flags: Any) -> list[Row]:
     """The rows of one run of ``examples.resnet.train`` or ``.flow``; a run cut off goes on."""
-    folder = Path("out/studies/runs") / name
     argv = [f"--{key}" if value is True else f"--{key}={value}" for key, value in flags.items()]
-    argv += [f"--out_dir={folder}", "--momentum=0.0", "--batch_size=128"]
-    if folder.exists():
-        argv.append("--resume")
-    if program(argv):
-        raise UserError(f"the run {' '.join(argv)} failed: see above")
-    rows = records.read(folder / "metrics.jsonl")
+    argv += ["--momentum=0.0", "--batch_size=128"]
+    rows = rows_of_run(program, argv, Path("out/studies/runs") / name)
     return [row | {"seed": flags.get("random_seed", 42)} for row in rows]

@@ -21,11 +21,9 @@ from examples.gpt import data, model, optim
 from examples.gpt import train as program
 from examples.gpt.config import Config
 from examples.gpt.step import losses
-from examples.runs import records
-from examples.runs.errors import UserError
 
 from . import digits
-from .study import Row, Size, at_end
+from .study import Row, Size, at_end, rows_of_run
 
 SEEDS = 3
 PAPER = {"learning_rate": 6e-4, "max_iters": 50_000}
@@ -133,15 +131,10 @@ def paper(name: str, config: str, finetune: dict[str, Any] | None = None, **flag
     rows, folder = [], Path("out/studies/runs") / name
     phases = {"training": flags} | ({"fine-tuning": finetune} if finetune else {})
     for phase, settings in phases.items():
-        target = folder / phase
-        argv = [config, *(f"--{k}={v}" for k, v in settings.items()), f"--out_dir={target}"]
+        argv = [config, *(f"--{k}={v}" for k, v in settings.items())]
         if phase == "fine-tuning":
             argv += ["--init_from=resume", f"--ckpt_path={folder / 'training'}"]
-        if target.exists():
-            argv.append("--resume")
-        if program.main(argv):
-            raise UserError(f"the run {' '.join(argv)} failed: see above")
-        for row in records.read(target / "metrics.jsonl"):
+        for row in rows_of_run(program.main, argv, folder / phase):
             row = {k: v for k, v in row.items() if isinstance(v, int | float)}
             rows.append({"phase": phase, "seed": 0, "loss": row.get("batch_loss"), **row})
     return [{k: v for k, v in row.items() if v is not None} for row in rows]

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from examples.runs import records
 from examples.runs.errors import UserError, fail
 from examples.runs.flags import parse_dataclass
 
@@ -97,6 +98,18 @@ def run(study: Study, size: Size, folder: Path) -> Summary:
     print(f"{summary.question}\n  source: {summary.source}\n  measured: {summary.measured}")
     print(f"  agrees: {summary.agrees}. {summary.remark}\n  results: {folder}")
     return summary
+
+
+def rows_of_run(program: Callable[..., int], argv: Sequence[str], folder: Path) -> list[Row]:
+    """The records of one run of an example's program; a run that was cut off goes on.
+
+    Raises:
+      UserError: If the run fails.
+    """
+    argv = [*argv, f"--out_dir={folder}", *(["--resume"] if folder.exists() else [])]
+    if program(argv):
+        raise UserError(f"the run {' '.join(argv)} failed: see above")
+    return records.read(folder / "metrics.jsonl")
 
 
 def at_end(rows: Sequence[Row], column: str, **point: Any) -> np.ndarray:
