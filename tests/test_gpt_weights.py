@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.gpt import model
+from examples.gpt import model, train
 from examples.gpt.config import Config
 from examples.gpt.tensor_file import read_tensors
 from examples.gpt.weights import load_gpt2
@@ -130,6 +130,14 @@ def test_other_models_are_refused(folder, change, message):
 def test_a_vocabulary_that_is_too_small_is_refused(folder):
     with pytest.raises(UserError, match="the weights know 11 tokens, .* vocabulary of 10"):
         load_gpt2(folder, CONFIG, vocab_size=10)
+
+
+def test_weights_do_not_train_on_another_vocabulary(folder, capsys, tmp_path):
+    flags = ["--init_from=gpt2", f"--ckpt_path={folder}", f"--block_size={P}"]
+    assert train.main(["tiny", *flags, f"--out_dir={tmp_path / 'out'}"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "weights for 50304 tokens, but the data of --dataset pydoc has" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_and_damaged_files_are_named(folder):

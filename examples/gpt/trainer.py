@@ -75,6 +75,13 @@ class Trainer:
         else:
             graph = model.make_graph(config, self.data.vocab_size)
             params = self.start.params
+            known = len(params["wte"]["embedding"])
+            if known != self.data.vocab_size:
+                raise UserError(
+                    f"--init_from {config.init_from} has weights for {known} tokens, but the data "
+                    f"of --dataset {config.dataset} has {self.data.vocab_size}: give a data set "
+                    "in GPT-2's tokens, such as --dataset openwebtext"
+                )
         params = jax.device_put(params, self.layout.parameters(params))
         scale, key = jax.jit(
             lambda: (step.first_loss_scale(config), jax.random.key(config.random_seed)),
