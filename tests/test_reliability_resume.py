@@ -19,6 +19,7 @@ from examples.resnet.flags import parse as parse_resnet
 from examples.resnet.trainer import Trainer as ResNetTrainer
 from examples.runs.display import Display
 from examples.runs.records import Records
+from tests import small_images
 from wdlab.checkpoint import Checkpoints
 from wdlab.checksum import named_leaves
 
@@ -51,12 +52,7 @@ class StopAt(NamedTuple):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """Three classes that differ in brightness; four steps are an epoch."""
-    path = tmp_path_factory.mktemp("images") / "small.npz"
-    rng = np.random.default_rng(0)
-    y = np.arange(90) % 3
-    x = (rng.integers(0, 90, (90, 8, 8, 3)) + 80 * y[:, None, None, None]).astype(np.uint8)
-    np.savez(path, x_train=x[:66], y_train=y[:66], x_test=x[66:], y_test=y[66:])
-    return path
+    return small_images.save(tmp_path_factory.mktemp("images"))
 
 
 def bits(tree):

@@ -10,6 +10,7 @@ import pytest
 import wdlab
 from examples.resnet import flow, model, optim, sharpness, train, trainer
 from examples.resnet.flags import parse
+from tests import small_images
 from tests.shared_programs import shared_programs
 
 COMMON = "--batch_size 128 --momentum 0.0"
@@ -78,11 +79,7 @@ def _compile_each_program_once(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    path = tmp_path_factory.mktemp("images") / "small.npz"
-    rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 256, (20, 32, 32, 3), np.uint8), np.arange(20) % 2
-    np.savez(path, x_train=x, y_train=y, x_test=x[:4], y_test=y[:4])
-    return path
+    return small_images.save(tmp_path_factory.mktemp("images"), train=20, test=4, pixels=32)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -6,13 +6,12 @@ import shlex
 import shutil
 import signal
 
-import jax
-import numpy as np
 import pytest
 
-from examples.resnet import loop, train
+from examples.resnet import train
 from examples.resnet.trainer import Trainer
 from examples.runs import records
+from tests import small_images
 from tests.shared_programs import shared_programs
 
 SMALL = shlex.split(
@@ -30,13 +29,7 @@ def _compile_each_program_once(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    path = tmp_path_factory.mktemp("images") / "small.npz"
-    rng = np.random.default_rng(0)
-    y = np.arange(90) % 3
-    x = rng.integers(0, 90, (90, 8, 8, 3)) + 80 * y[:, None, None, None]
-    x = x.astype(np.uint8)
-    np.savez(path, x_train=x[:66], y_train=y[:66], x_test=x[66:], y_test=y[66:])
-    return path
+    return small_images.save(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -109,15 +102,3 @@ def test_nan_stops_the_run_with_the_last_good_step_saved(images, tmp_path, capsy
     assert "are saved as step" in error
     assert error.count("\n") == 1
     assert list((tmp_path / "checkpoints").glob("[0-9]*"))
-
-
-def test_devices_split_the_batch_and_change_nothing_but_rounding(images, tmp_path):
-    found = []
-    for devices in (1, 2):
-        folder = tmp_path / str(devices)
-        argv = [*LINEAR, f"--devices={devices}", f"--dataset={images}", f"--out_dir={folder}"]
-        assert train.main(argv) == 0
-        found.append(rows_of(folder)[-1])
-    assert found[0]["train_loss"] == pytest.approx(found[1]["train_loss"], rel=1e-4)
-    assert loop.batch_sharding(2).num_devices == 2
-    assert jax.device_count() == 8

@@ -13,7 +13,7 @@ import numpy as np
 
 from examples.resnet import model, optim, step
 from examples.resnet.config import Config
-from examples.resnet.loop import batch_sharding, home
+from examples.runs.mesh import Layout, make_mesh
 
 from .side_by_side import Timing, in_turns
 
@@ -35,21 +35,20 @@ def measure(rounds: int) -> dict[str, Timing]:
 
 def ours(x: np.ndarray, y: np.ndarray, devices: int) -> Callable[[], object]:
     """Steps by the example's program."""
-    graph, params, stats = model.create(CONFIG, 10, 32, 0)
+    layout = Layout(make_mesh(devices, 1))
+    graph, params, stats = model.create(CONFIG, 10, 32, 0, layout)
     mean, std = np.full(3, 128, np.float32), np.full(3, 64, np.float32)
-    images = step.Images(*jax.device_put((x, y, mean, std), home(devices)))
-    params, stats = jax.device_put((params, stats), home(devices))
+    images = step.Images(*layout.copy((x, y, mean, std)))
     state = step.new_state(params, stats, optim.make_optimizer(CONFIG, CONFIG.lr, CONFIG.wd))
     make_tx = partial(optim.make_optimizer, CONFIG)
     looped = jax.default_backend() != "cpu"
-    train_steps = step.make_train_steps(
-        graph, make_tx, CONFIG.ema, False, looped, batch_sharding(devices)
-    )
+    train_steps = step.make_train_steps(graph, make_tx, CONFIG.ema, False, looped)
     order, key, rates = np.arange(BATCH)[None], jax.random.key(0), (CONFIG.lr, CONFIG.wd)
 
     def one_step():
         nonlocal state
-        state, *_ = train_steps(state, images, order, key, rates, 0, 1)
+        with layout.active():
+            state, *_ = train_steps(state, images, order, key, rates, 0, 1)
         return jax.block_until_ready(state)
 
     return one_step

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import wdlab
 from examples.runs import processes, run_dir
+from examples.runs.command import command, train
 from examples.runs.display import Display
 from examples.runs.errors import UserError
 from examples.runs.mesh import bytes_here
 from examples.runs.records import Records
 from examples.runs.stop import StopRequest
-from wdlab.checkpoint import CheckpointError, Checkpoints
+from wdlab.checkpoint import Checkpoints
 
 from . import optim, start
 from .config import Config
@@ -86,9 +87,7 @@ def prepare(name: str, config: Config) -> tuple[Trainer, Path, bool]:
     """The trainer, the run's folder, and whether that holds a checkpoint to go on from."""
     own = "" if config.wandb_run_name else config.out_dir  # Else out_dir is of several runs.
     parent = config.out_dir or "out"
-    folder = Path(
-        processes.agree(lambda: str(run_dir.find(name, own, config.resume, parent=parent)))
-    )
+    folder = run_dir.choose(name, own, config.resume, parent)
     resumed = config.resume and start.has_checkpoints(folder)
     try:
         trainer = Trainer(start.find(config, folder))
@@ -122,26 +121,19 @@ def run(name: str, config: Config, stop: StopRequest) -> int:
         if processes.is_main():
             (folder / "config.json").write_text(settings_file + "\n")
         records = open_records(config, folder, name, trainer.state.step if resumed else -1)
-        try:
-            with display:
-                code = trainer.train(checkpoints, records, display, stop)
-            checkpoints.wait()
-        finally:
-            records.close()
+        code = train(trainer, checkpoints, records, display, stop)
         if code is None:
             finish(trainer, folder, records, display, name)
         return code or 0
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; the exit code. Users' mistakes are one line on stderr."""
-    try:
-        name, config = parse(sys.argv[1:] if argv is None else argv)
-        processes.start(config.distributed)
-        with StopRequest() as stop:  # From the start: compiling and a first evaluation take long.
-            return run(name, config, stop)
-    except (UserError, CheckpointError, OSError) as error:
-        return processes.fail(error)
+    """The command; the exit code."""
+    name, config = parse(sys.argv[1:] if argv is None else argv)
+    processes.start(config.distributed)
+    with StopRequest() as stop:  # From the start: compiling and a first evaluation take long.
+        return run(name, config, stop)
 
 
 if __name__ == "__main__":

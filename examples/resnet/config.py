@@ -43,8 +43,12 @@ class Config:
     lr_flow: float = 1e-4  # learning rate after first_decay, and of the gradient flow
     wd_gamma_decay: float = 1.0  # factor of wd after first_decay
     radius: float | None = None  # project the weights onto this sphere at init and every epoch
-    devices: int = 1  # over which every batch is split; on a CPU its cores can be devices
     ema: float = 0.999  # of the moving average of the weights, per step
+
+    # Devices. Any number of them and of processes gives the same run, up to rounding.
+    mesh_data: int = 0  # devices over which the batch is split; 0: all that mesh_fsdp leaves
+    mesh_fsdp: int = 1  # over which weights and optimizer state are split too; see runs/mesh.py
+    distributed: bool = False  # one of several processes, which JAX finds (a TPU slice)
 
     # Gradient flow (examples.resnet.flow).
     flow_every: int = 50  # epochs between two probes
@@ -61,14 +65,15 @@ class Config:
     def trajectory(self) -> dict[str, object]:
         """The settings that decide the numbers of a run: equal ones continue it bit for bit."""
         free = {"out_dir", "exp_name", "data_dir", "resume", "save_every", "keep_checkpoints"}
+        free |= {"mesh_data", "mesh_fsdp", "distributed"}
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in free}
 
 
 _POSITIVE = (
-    "epochs batch_size width devices lr lr_flow flow_every flow_steps probe_examples save_every "
-    "keep_checkpoints"
+    "epochs batch_size width lr lr_flow flow_every flow_steps probe_examples save_every "
+    "keep_checkpoints mesh_fsdp"
 )
-_NOT_NEGATIVE = "wd wd_flow wd_gamma_decay random_seed"
+_NOT_NEGATIVE = "wd wd_flow wd_gamma_decay random_seed mesh_data"
 
 
 def check(config: Config) -> None:
@@ -86,10 +91,6 @@ def check(config: Config) -> None:
     _require(config, "first_decay", lambda value: 0 <= value <= 1, "in [0, 1]")
     if config.batch_size == 1:
         raise UserError("--batch_size must be at least 2: the variance of one image is no variance")
-    if config.batch_size % config.devices:
-        raise UserError(
-            f"--batch_size {config.batch_size} is not divisible by --devices {config.devices}"
-        )
     if config.radius is not None:
         _require(config, "radius", lambda value: 0 < value < math.inf, "positive and finite")
     if config.scale_inv:

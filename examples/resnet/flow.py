@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from examples.runs.errors import UserError, fail
+from examples.runs.command import command
 from examples.runs.records import Row
-from wdlab.checkpoint import CheckpointError
 
 from . import step
 from .flags import parse
@@ -55,7 +54,7 @@ class FlowProbe:
         """The state of a copy after its epochs; None if stopped on the way."""
         params, stats = jax.tree.map(jnp.copy, (trainer.state.params, trainer.state.stats))
         rates = trainer.config.lr_flow, trainer.config.wd_flow
-        state = step.new_state(params, stats, trainer.tx)
+        state = trainer.layout.settle(step.new_state(params, stats, trainer.tx))
         for epoch in range(trainer.epoch, trainer.epoch + trainer.config.flow_steps):
             done = 0
             while done < trainer.epochs.steps:
@@ -66,13 +65,10 @@ class FlowProbe:
         return state
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; the exit code. Users' mistakes are one line on stderr."""
-    try:
-        config = parse(sys.argv[1:] if argv is None else argv, "examples.resnet.flow")
-        return run(config, FlowProbe())
-    except (UserError, CheckpointError, OSError) as error:
-        return fail(error)
+    """The command; the exit code."""
+    return run(parse(sys.argv[1:] if argv is None else argv, "examples.resnet.flow"), FlowProbe())
 
 
 if __name__ == "__main__":

@@ -4,36 +4,14 @@ import time
 
 import jax
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from examples.runs import processes
 from examples.runs.errors import UserError
 
 from . import data, optim, step
 from .config import Config
 
 _SECONDS_PER_CALL = 1.0  # Between two looks at the signals and two updates of the bar.
-
-
-def mesh(devices: int) -> Mesh:
-    """The devices in use, in a row.
-
-    Raises:
-      UserError: If there are not as many.
-    """
-    there = jax.devices()
-    if devices > len(there):
-        raise UserError(f"--devices {devices}, but there are {len(there)} ({there[0].device_kind})")
-    return jax.make_mesh((devices,), ("data",), (AxisType.Auto,), devices=there[:devices])
-
-
-def batch_sharding(devices: int) -> NamedSharding | None:
-    """Splits the images of a batch over the devices; None for one device."""
-    return None if devices == 1 else NamedSharding(mesh(devices), PartitionSpec("data"))
-
-
-def home(devices: int) -> jax.Device | NamedSharding:
-    """Where images and state lie: on the one device, or a copy on each."""
-    return jax.devices()[0] if devices == 1 else NamedSharding(mesh(devices), PartitionSpec())
 
 
 class Diverged(UserError):
@@ -69,7 +47,6 @@ class Epochs:
             config.ema,
             augmented=not config.no_data_augm,
             looped=self._looped,
-            split=batch_sharding(config.devices),
         )
         self._per_call, self._compiled = 1, False
         self._order: tuple[int, jax.Array] | None = None
@@ -107,6 +84,7 @@ class Epochs:
             )
         if self._looped and self._compiled:
             seconds = max(time.monotonic() - started, 1e-6) / done
-            self._per_call = max(1, round(_SECONDS_PER_CALL / seconds))
+            count = max(1, round(_SECONDS_PER_CALL / seconds))
+            self._per_call = int(processes.agree(lambda: str(count)))
         self._compiled = True
         return state, done, loss

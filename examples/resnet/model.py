@@ -11,6 +11,7 @@ from flax import nnx
 
 from examples.runs.errors import UserError
 from examples.runs.flags import nearest
+from examples.runs.mesh import Layout, gathered
 
 from .config import Config
 from .layers import linear
@@ -92,17 +93,23 @@ def builder(config: Config, n_classes: int, image_size: int, seed: int) -> Calla
 
 
 def create(
-    config: Config, n_classes: int, image_size: int, seed: int
+    config: Config, n_classes: int, image_size: int, seed: int, layout: Layout | None = None
 ) -> tuple[nnx.GraphDef, Params, Stats]:
-    """A freshly initialized model: how to compute (static), parameters, BatchNorm statistics."""
+    """A freshly initialized model: how to compute (static), parameters, BatchNorm statistics.
+
+    With a layout the arrays are born where it says, the statistics as copies.
+    """
     build = builder(config, n_classes, image_size, seed)
 
     def arrays() -> tuple[Params, Stats]:
         _, params, stats = nnx.split(build(), nnx.Param, nnx.BatchStat)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
-    graph, _, _ = nnx.split(nnx.eval_shape(build), nnx.Param, nnx.BatchStat)
-    params, stats = jax.jit(arrays)()  # One program.
+    graph, params, stats = shapes(config, n_classes, image_size)
+    where = None
+    if layout is not None:
+        where = layout.parameters(params), jax.tree.map(lambda _: layout.copies, stats)
+    params, stats = jax.jit(arrays, out_shardings=where)()  # One program.
     return graph, params, stats
 
 
@@ -115,13 +122,13 @@ def shapes(config: Config, n_classes: int, image_size: int) -> tuple[nnx.GraphDe
 
 def apply(graph: nnx.GraphDef, params: Params, stats: Stats, x_BxHxWx3: jax.Array) -> jax.Array:
     """Logits in evaluation: the BatchNorms use ``stats``."""
-    return nnx.merge(graph, params, stats)(x_BxHxWx3, False)
+    return nnx.merge(graph, gathered(params), stats)(x_BxHxWx3, False)
 
 
 def apply_train(
     graph: nnx.GraphDef, params: Params, stats: Stats, x_BxHxWx3: jax.Array
 ) -> tuple[jax.Array, Stats]:
     """Logits in training, and the batch's own means and unbiased variances."""
-    model = nnx.merge(graph, params, stats)
+    model = nnx.merge(graph, gathered(params), stats)
     logits_BxK = model(x_BxHxWx3, True)
     return logits_BxK, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))

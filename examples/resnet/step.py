@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import NamedSharding
 
 import wdlab
+from examples.runs.mesh import along_batch, keep_split, whole_shares
 
 from .augment import augment
 from .model import Params, Stats, apply, apply_train
@@ -33,7 +33,7 @@ class State(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Images on the device, and what normalizes them."""
+    """Images on the device, on a mesh on every one, and what normalizes them."""
 
     x: jax.Array  # uint8, (N, H, H, 3)
     y: jax.Array  # int32, (N,)
@@ -41,11 +41,11 @@ class Images(NamedTuple):
     std: jax.Array
 
     def batch(self, indices_B: jax.Array, key: jax.Array | None = None):
-        """Normalized images and labels; a key augments them."""
-        pixels = self.x[indices_B].astype(self.mean.dtype)
+        """Normalized images and labels; a key augments them. Each device of a mesh has a share."""
+        pixels = along_batch(self.x[indices_B]).astype(self.mean.dtype)
         if key is not None:
             pixels = augment(key, pixels, self.mean)
-        return (pixels - self.mean) / self.std, self.y[indices_B]
+        return along_batch((pixels - self.mean) / self.std), along_batch(self.y[indices_B])
 
 
 def cross_entropy(logits_BxK: jax.Array, y_B: jax.Array) -> jax.Array:
@@ -63,6 +63,7 @@ def one_step(
         return cross_entropy(logits_BxK, y).mean(), batch_stats
 
     (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    grads = keep_split(grads)  # Each device sums up its part.
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     new = State(
@@ -87,15 +88,13 @@ def make_train_steps(
     ema_decay: float,
     augmented: bool,
     looped: bool,
-    split: NamedSharding | None = None,
 ) -> Callable[..., tuple[State, jax.Array, jax.Array, jax.Array]]:
     """Makes the jitted steps ``first`` to ``last`` (excluded) of an epoch, as one loop.
 
     ``(state, images, order_SxB, key, rates, first, last) -> (state, next, loss, grad_norm)``, with
     the optimizer ``make_tx(*rates)``. A step whose loss or gradient is not finite changes nothing
     and ends the loop, so that ``next < last``. Rates and bounds are no constants: every part of
-    every epoch runs in the same program. Without ``looped`` it is the step ``first`` alone. With
-    ``split`` every device computes its share of a batch.
+    every epoch runs in the same program. Without ``looped`` it is the step ``first`` alone.
     """
 
     def train_steps(state: State, images: Images, order_SxB, key, rates, first, last):
@@ -104,12 +103,10 @@ def make_train_steps(
         def step(carry):
             state, i, _, _, _ = carry
             x, y = images.batch(order_SxB[i], jax.random.fold_in(key, i) if augmented else None)
-            if split is not None:
-                x, y = jax.lax.with_sharding_constraint((x, y), split)
             new, loss, grad_norm = one_step(graph, tx, ema_decay, state, x, y)
             good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
             state = jax.tree.map(lambda n, old: jnp.where(good, n, old), new, state)
-            return state, i + good, good, loss, grad_norm
+            return keep_split(state), i + good, good, loss, grad_norm
 
         def goes_on(carry):
             _, i, good, _, _ = carry
@@ -130,7 +127,7 @@ def make_evaluate(graph: nnx.GraphDef) -> Callable[..., tuple[jax.Array, jax.Arr
 
     def evaluate(params: Params, stats: Stats, images: Images):
         n = len(images.y)
-        size = min(EVAL_BATCH, n)
+        size = whole_shares(min(EVAL_BATCH, n))
         count = -(-n // size)
 
         def add(totals, indices_B):
@@ -167,7 +164,7 @@ def make_recompute_stats(graph: nnx.GraphDef) -> Callable[..., Stats]:
         zero = jnp.zeros((), images.mean.dtype)
         start = (jax.tree.map(jnp.zeros_like, stats), zero)
         (mean, _), _ = jax.lax.scan(add, start, order_SxB)
-        return mean
+        return keep_split(mean)
 
     return jax.jit(recompute)
 
@@ -175,10 +172,8 @@ def make_recompute_stats(graph: nnx.GraphDef) -> Callable[..., Stats]:
 def new_state(params: Params, stats: Stats, tx: optax.GradientTransformation) -> State:
     """The state before the first step."""
     ema = jax.tree.map(jnp.copy, params)
-    kernel = params["head"]["kernel"]
-    zero = jnp.zeros((), jnp.float32)
-    if isinstance(kernel, jax.Array):  # Where the parameters are, on every device of theirs.
-        zero = jax.device_put(zero, kernel.sharding)
+    # Of a parameter: so that it is on the devices where they are.
+    zero = jnp.zeros_like(params["head"]["kernel"][0, 0], jnp.float32)
     return State(params, stats, wdlab.init_opt_state(tx, params), ema, zero)
 
 
@@ -193,4 +188,4 @@ def masked_norm(params: Params, weights: Any) -> jax.Array:
 def project(params: Params, trained: Any, radius: float) -> Params:
     """Scales all trained weights by one factor, so that their norm is ``radius``."""
     factor = radius / masked_norm(params, trained)
-    return jax.tree.map(lambda p, t: jnp.where(t, p * factor, p), params, trained)
+    return keep_split(jax.tree.map(lambda p, t: jnp.where(t, p * factor, p), params, trained))

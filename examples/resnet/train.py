@@ -4,7 +4,6 @@ The way of data: images on the device -> batch (augment.py) -> logits (model.py)
 with L2 (step.py, optim.py) -> weights; after every epoch the sphere, the evaluation, the records.
 """
 
-import contextlib
 import dataclasses
 import json
 import sys
@@ -14,12 +13,14 @@ from pathlib import Path
 import jax
 
 import wdlab
-from examples.runs import run_dir
+from examples.runs import processes, run_dir
+from examples.runs.command import command, train
 from examples.runs.display import Display
-from examples.runs.errors import UserError, fail
+from examples.runs.errors import UserError
+from examples.runs.mesh import bytes_here
 from examples.runs.records import Records
 from examples.runs.stop import StopRequest
-from wdlab.checkpoint import CheckpointError, Checkpoints
+from wdlab.checkpoint import Checkpoints
 
 from .config import Config
 from .flags import parse
@@ -40,28 +41,24 @@ def describe(trainer: Trainer, display: Display) -> None:
         f"{len(trainer.data.x_train)} training and {len(trainer.data.x_test)} test images, "
         f"{trainer.data.n_classes} classes"
     )
-
-
-def _make_cores_devices(count: int) -> None:
-    """On a CPU: as many devices as asked for, if JAX has not started yet."""
-    if count > 1:
-        with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", count)
+    size = bytes_here((trainer.state.params, trainer.state.opt_state, trainer.state.ema))
+    display.line(f"weights, their average and the optimizer's state: {size:,} bytes in a process")
 
 
 def run(config: Config, probe: Probe | None = None) -> int:
     """Runs or resumes one training; the exit code."""
+    processes.start(config.distributed)
     with StopRequest() as stop:  # From the start: compiling and a first evaluation take long.
         return _run(config, probe, stop)
 
 
 def _run(config: Config, probe: Probe | None, stop: StopRequest) -> int:
+    folder = run_dir.choose(config.exp_name, config.out_dir, config.resume)
     try:
-        _make_cores_devices(config.devices)
         trainer = Trainer(config, probe)
     except ValueError as error:  # What wdlab and Optax say of the settings.
         raise UserError(str(error)) from error
-    folder = run_dir.choose(config.exp_name, config.out_dir, config.resume)
+    run_dir.make(folder)
     plan = wdlab.decay_plan(trainer.tx, trainer.state.params).as_json()
     settings = config.trajectory() | {"data": trainer.data.digest(), "decay_plan": plan}
     settings["program"] = "flow" if probe else "train"
@@ -72,19 +69,16 @@ def _run(config: Config, probe: Probe | None, stop: StopRequest) -> int:
         last = config.epochs * trainer.epochs.steps
         display = Display(trainer.step, last, config.batch_size, "images")
         describe(trainer, display)
-        display.line(f"{config.exp_name} on {jax.devices()[0].device_kind}, results in {folder}")
+        display.line(f"{config.exp_name} on {trainer.layout}, results in {folder}")
         for note in notes:
             display.line(note)
-        settings_file = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-        (folder / "config.json").write_text(settings_file)
-        records = Records(folder / "metrics.jsonl", trainer.step if found else -1)
-        try:
-            with display:
-                code = trainer.train(checkpoints, records, display, stop)
-            checkpoints.wait()
-        finally:
-            records.close()
-        if code is None:
+        if processes.is_main():
+            settings_file = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+            (folder / "config.json").write_text(settings_file)
+        first = trainer.step if found else -1
+        records = Records(folder / "metrics.jsonl", first, write=processes.is_main())
+        code = train(trainer, checkpoints, records, display, stop)
+        if code is None and processes.is_main():
             finish(trainer, folder, records, display)
         return code or 0
 
@@ -101,12 +95,10 @@ def finish(trainer: Trainer, folder: Path, records: Records, display: Display) -
     display.line(f"records: {folder / 'metrics.jsonl'}, {folder / 'training.png'}")
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; the exit code. Users' mistakes are one line on stderr."""
-    try:
-        return run(parse(sys.argv[1:] if argv is None else argv))
-    except (UserError, CheckpointError, OSError) as error:
-        return fail(error)
+    """The command; the exit code."""
+    return run(parse(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":

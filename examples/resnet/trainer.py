@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 import wdlab
 from examples.runs.display import Display
+from examples.runs.mesh import Layout, make_mesh
 from examples.runs.records import Records, Row
 from examples.runs.stop import StopRequest
 from wdlab.checkpoint import Checkpoints
@@ -17,7 +18,7 @@ from wdlab.checkpoint import Checkpoints
 from . import data as data_lib
 from . import model, optim, step
 from .config import Config
-from .loop import Diverged, Epochs, home
+from .loop import Diverged, Epochs
 
 Probe = Callable[["Trainer", Callable[[], bool]], Row | None]  # None: stopped before its end
 
@@ -33,10 +34,11 @@ class Trainer:
 
     def __init__(self, config: Config, probe: Probe | None = None):
         self.config, self.probe = config, probe
+        self.layout = Layout(make_mesh(config.mesh_data, config.mesh_fsdp))
+        self.layout.rows(config.batch_size)  # Whether the devices can share it.
         self.data = data_lib.load(config)
-        self.home = home(config.devices)
         self.graph, params, stats = model.create(
-            config, self.data.n_classes, self.data.image_size, config.random_seed
+            config, self.data.n_classes, self.data.image_size, config.random_seed, self.layout
         )
         self.train_images, self.test_images = self._on_device()
         key = jax.random.key(config.random_seed)
@@ -46,10 +48,9 @@ class Trainer:
         self.trained = optim.is_trained(config, params)
         self.tx = optim.make_optimizer(config, config.lr, config.wd)
         if config.radius is not None:
-            params = step.project(params, self.trained, config.radius)
-        # Committed to the device, as a step's results are: a second kind would compile twice.
-        params, stats = jax.device_put((params, stats), self.home)
-        self.state = step.new_state(params, stats, self.tx)
+            with self.layout.active():
+                params = step.project(params, self.trained, config.radius)
+        self.state = self.layout.settle(step.new_state(params, stats, self.tx))
         self.step, self.pending = 0, True  # pending: the row of this step is still to be made
         self.evaluate = step.make_evaluate(self.graph)
         self.recompute_stats = step.make_recompute_stats(self.graph)
@@ -57,9 +58,7 @@ class Trainer:
     def _on_device(self) -> tuple[step.Images, step.Images]:
         d = self.data
         splits = ((d.x_train, d.y_train), (d.x_test, d.y_test))
-        train, test = (
-            step.Images(*jax.device_put((x, y, d.mean, d.std), self.home)) for x, y in splits
-        )
+        train, test = (step.Images(*self.layout.copy((x, y, d.mean, d.std))) for x, y in splits)
         return train, test
 
     @property
@@ -99,6 +98,10 @@ class Trainer:
         Raises:
           Diverged: If a step is not finite; the state before it is saved.
         """
+        with self.layout.active():
+            return self._train(checkpoints, records, display, stop)
+
+    def _train(self, checkpoints, records, display, stop) -> int | None:
         last = self.config.epochs * self.epochs.steps
         while not stop.requested:
             self._finish_epoch(checkpoints, records, display, lambda: stop.requested)

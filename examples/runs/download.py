@@ -16,7 +16,7 @@ def download(url: str, path: Path, sha256: str) -> Path:
     """
     if path.is_file() and hash_of(path) == sha256:
         return path
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # Of several processes each its own.
     try:
         with urllib.request.urlopen(url, timeout=60) as source, open(part, "wb") as target:
             while block := source.read(1 << 20):

@@ -1,6 +1,6 @@
 """Where the arrays of a run lie: on one device, or on a mesh over all devices of all processes.
 
-The mesh has two axes. Each sequence of a batch lies on one device of both. Along ``fsdp`` the
+The mesh has two axes. Each example of a batch lies on one device of both. Along ``fsdp`` the
 parameters and the optimizer's state are split as well (fully sharded data parallelism): XLA gathers
 each weight where it is used and scatters the sum of its gradient. Along ``data`` they are copies.
 """
@@ -45,7 +45,8 @@ def make_mesh(data: int, fsdp: int, devices: Sequence[Any] | None = None) -> Mes
     if size > len(there) or (size < len(there) and jax.process_count() > 1):
         raise UserError(
             f"--mesh_data {data} x --mesh_fsdp {fsdp} is {size} devices, but there are "
-            f"{len(there)} (--mesh_data 0: all that --mesh_fsdp leaves)"
+            f"{len(there)} (--mesh_data 0: all that --mesh_fsdp leaves; "
+            "JAX_NUM_CPU_DEVICES=8 shows a CPU as eight)"
         )
     if size == 1:
         return None
@@ -73,8 +74,44 @@ def split_axis(path: str, shape: tuple[int, ...], parts: int) -> int | None:
     return max(divisible)[1] if divisible else None
 
 
+def split_spec(path: str, shape: tuple[int, ...], parts: int) -> PartitionSpec:
+    """How a parameter lies on the mesh.
+
+    Example:
+      >>> tuple(split_spec("head/kernel", (256, 1000), 4))
+      (None, 'fsdp')
+    """
+    axis = split_axis(path, shape, parts)
+    return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "fsdp")
+
+
+def keep_split(tree: PyTree) -> PyTree:
+    """Keeps weights, and state of their shapes, where :class:`Layout` has them, if a mesh is set.
+
+    Inside of a compiled function, for what it returns: XLA may choose otherwise.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names != AXES:
+        return tree
+    parts = mesh.shape["fsdp"]
+    specs = [split_spec(path, leaf.shape, parts) for path, leaf in leaves_with_paths(tree)]
+    return jax.lax.with_sharding_constraint(
+        tree, jax.tree.unflatten(jax.tree.structure(tree), specs)
+    )
+
+
+def gathered(tree: PyTree) -> PyTree:
+    """Weights as whole copies, if a mesh is set: each device needs all of them for its examples.
+
+    Beside split weights XLA may split a convolution by its channels, and gather the whole batch.
+    """
+    if jax.sharding.get_abstract_mesh().axis_names != AXES:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec())
+
+
 def along_batch(x: jax.Array) -> jax.Array:
-    """Keeps activations split by sequence where a mesh is set; elsewhere it does nothing.
+    """Keeps activations split by example where a mesh is set; elsewhere it does nothing.
 
     Without it XLA may split their width as the weights are split, and gather the whole batch.
     """
@@ -82,6 +119,20 @@ def along_batch(x: jax.Array) -> jax.Array:
     if mesh.axis_names != AXES or x.shape[0] % mesh.size:  # No mesh; or one sequence, to sample.
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(AXES))
+
+
+def whole_shares(count: int) -> int:
+    """The least number of examples, ``count`` or more, that the devices of the set mesh can share.
+
+    Example:
+      >>> whole_shares(5)  # No mesh is set.
+      5
+      >>> with Layout(make_mesh(2, 2, jax.devices()[:4])).active():
+      ...     whole_shares(5)
+      8
+    """
+    devices = max(1, jax.sharding.get_abstract_mesh().size)
+    return -(-count // devices) * devices
 
 
 def bytes_here(tree: PyTree) -> int:
@@ -127,9 +178,15 @@ class Layout:
     def _parameter(self, path: str, shape: tuple[int, ...]) -> Sharding:
         if self.mesh is None:
             return self.copies
-        axis = split_axis(path, shape, self.mesh.shape["fsdp"])
-        spec = [] if axis is None else [None] * axis + ["fsdp"]
-        return NamedSharding(self.mesh, PartitionSpec(*spec))
+        return NamedSharding(self.mesh, split_spec(path, shape, self.mesh.shape["fsdp"]))
+
+    def copy(self, tree: PyTree) -> PyTree:
+        """Arrays of the host, the same in every process, as copies on all devices."""
+
+        def place(x: np.ndarray) -> jax.Array:
+            return jax.make_array_from_callback(x.shape, self.copies, lambda index: x[index])
+
+        return jax.tree.map(place, tree)
 
     def settle(self, tree: PyTree) -> PyTree:
         """Commits arrays to the one device, as a step's results are: other ones compile twice."""
@@ -151,13 +208,13 @@ class Layout:
         return f"{self.mesh.size} x {kind} (data {data} x fsdp {fsdp}{shared})"
 
     def batch_sharding(self, axis: int) -> Sharding:
-        """Of arrays whose dimension ``axis`` counts the sequences of the batch."""
+        """Of arrays whose dimension ``axis`` counts the examples of the batch."""
         if self.mesh is None:
             return self.copies
         return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, AXES))
 
     def rows(self, count: int, flag: str = "--batch_size") -> np.ndarray:
-        """Which of ``count`` sequences lie on the devices of this process.
+        """Which of ``count`` examples lie on the devices of this process.
 
         Raises:
           UserError: If the devices cannot share them equally; ``flag`` decides about ``count``.
@@ -167,13 +224,13 @@ class Layout:
         if count % self.mesh.size:
             raise UserError(
                 f"{flag} {count} must be a multiple of {self.mesh.size}: the devices share the "
-                "sequences equally"
+                "examples of a batch equally"
             )
         parts = self.batch_sharding(0).addressable_devices_indices_map((count,)).values()
         return np.unique(np.concatenate([np.arange(count)[part] for part in parts]))
 
     def batch(self, local: np.ndarray, rows: np.ndarray, count: int, axis: int):
-        """The batch of ``count`` sequences along ``axis``, of which ``local`` holds ``rows``."""
+        """The batch of ``count`` examples along ``axis``, of which ``local`` holds ``rows``."""
         if self.mesh is None:
             return local
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from .errors import UserError
 
 _SHUTDOWN = 60  # Seconds that the first to finish waits for the last.
 _LONGEST = 4_096  # Bytes of what process 0 tells the others.
+_NO_ANSWER = re.compile("Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED")
 _HERE = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -104,12 +106,23 @@ def agree(decide: Callable[[], str]) -> str:
     return said["decision"]
 
 
+def is_alone(error: Exception) -> bool:
+    """Whether an error says that another process of this run does not answer."""
+    return jax.distributed.is_initialized() and _NO_ANSWER.search(str(error)) is not None
+
+
 def fail(error: Exception) -> int:
     """Prints an error as one line on stderr; the exit code of a failed command.
 
     One of several processes ends here and now: the orderly way out waits for the others, which wait
     for this one. They are stopped by the launcher, or by JAX when it misses this one.
     """
+    if is_alone(error):
+        error = UserError(
+            f"another process of this run has died or is out of reach ({str(error).splitlines()[0]}"
+            "); start all of them again with --resume: they go on from the newest checkpoint that "
+            "they had finished together, on as many processes as there are then"
+        )
     code = errors.fail(error)
     if jax.distributed.is_initialized():
         sys.stdout.flush()

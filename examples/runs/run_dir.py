@@ -4,20 +4,12 @@ import itertools
 import tempfile
 from pathlib import Path
 
+from . import processes
 from .errors import UserError
 
 
-def choose(name: str, out_dir: str, resume: bool) -> Path:
-    """The folder of this run, as :func:`find` says, made and known to be writable.
-
-    Raises:
-      UserError: If the folder cannot be written, or holds a run that this one would overwrite.
-    """
-    return make(find(name, out_dir, resume))
-
-
-def find(name: str, out_dir: str, resume: bool, parent: str = "out") -> Path:
-    """The folder of this run, which may not exist yet.
+def choose(name: str, out_dir: str, resume: bool, parent: str = "out") -> Path:
+    """The folder of this run, the same in all of its processes; it may not exist yet.
 
     With an empty ``out_dir`` every new run gets its own in ``parent``: <name>, <name>-2, ...; and
     ``resume`` means the newest of them.
@@ -25,6 +17,10 @@ def find(name: str, out_dir: str, resume: bool, parent: str = "out") -> Path:
     Raises:
       UserError: If ``out_dir`` holds a run that this one would overwrite.
     """
+    return Path(processes.agree(lambda: str(_find(name, out_dir, resume, parent))))
+
+
+def _find(name: str, out_dir: str, resume: bool, parent: str) -> Path:
     if out_dir:
         folder = Path(out_dir)
         if holds_run(folder) and not resume:
