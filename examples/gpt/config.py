@@ -5,10 +5,10 @@ configurations.
 """
 
 import dataclasses
-import math
 from typing import Literal
 
 from examples.runs.errors import UserError
+from examples.runs.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE, require
 
 SUBSTRINGS = "substrings"  # rules="substrings": by the names in wd_substrings_include
 Coupling = Literal["schedule", "lr", "lr2", "constant", "l2"]
@@ -142,10 +142,12 @@ class Config:
 _POSITIVE = (
     "n_layer n_head n_embd block_size batch_size gradient_accumulation_steps max_iters "
     "max_skipped_steps learning_rate init_scale eval_interval eval_examples log_interval "
-    "keep_checkpoints temperature mesh_fsdp"
+    "keep_checkpoints temperature mesh_fsdp n_kv_head n_inner top_k"
 )
-_NOT_NEGATIVE = "weight_decay l2_reg grad_clip warmup_iters sample_tokens random_seed lora_rank "
-_NOT_NEGATIVE += "mesh_data"
+_NOT_NEGATIVE = (
+    "weight_decay l2_reg grad_clip warmup_iters sample_tokens random_seed lora_rank mesh_data "
+    "min_lr lr_decay_iters n_train_tokens"
+)
 
 
 def check(config: Config) -> None:
@@ -154,18 +156,9 @@ def check(config: Config) -> None:
     Raises:
       UserError: With the flag, its value, and what it should be.
     """
-    for name in _POSITIVE.split():
-        _require(config, name, lambda value: 0 < value < math.inf, "positive and finite")
-    for name in _NOT_NEGATIVE.split():
-        _require(config, name, lambda value: 0 <= value < math.inf, "at least 0 and finite")
-    for name in ("dropout", "beta1", "beta2", "ema_coef", "dampening"):
-        _require(config, name, lambda value: 0 <= value < 1, "in [0, 1)")
-    for name in ("min_lr", "lr_decay_iters", "n_train_tokens"):
-        if getattr(config, name) is not None:
-            _require(config, name, lambda value: 0 <= value < math.inf, "at least 0 and finite")
-    for name in ("n_kv_head", "n_inner", "top_k"):
-        if getattr(config, name) is not None:
-            _require(config, name, lambda value: value > 0, "positive")
+    require(config, _POSITIVE, POSITIVE)
+    require(config, _NOT_NEGATIVE, NOT_NEGATIVE)
+    require(config, "dropout beta1 beta2 ema_coef dampening", BELOW_ONE)
     _check_model(config)
     if config.min_lr_value > config.learning_rate:
         raise UserError(
@@ -218,9 +211,3 @@ def check_warmup(config: Config) -> None:
             f"--warmup_iters {config.warmup_iters} must be less than the step at which the decay "
             f"ends, {config.lr_decay_steps} (--lr_decay_iters, by default --max_iters)"
         )
-
-
-def _require(config, name, accepts, wanted) -> None:
-    value = getattr(config, name)
-    if not accepts(value):
-        raise UserError(f"--{name} must be {wanted}, got {value}")

@@ -5,10 +5,10 @@ Without a configuration's name the defaults are those scripts': ResNet-18 of wid
 """
 
 import dataclasses
-import math
 from typing import Literal
 
 from examples.runs.errors import UserError
+from examples.runs.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Range, require
 
 Rules = Literal["ALL", "NO_BIAS_OR_NORM", "KERNELS_ONLY"]
 
@@ -71,9 +71,8 @@ class Config:
 
 _POSITIVE = (
     "epochs batch_size width lr lr_flow flow_every flow_steps probe_examples save_every "
-    "keep_checkpoints mesh_fsdp"
+    "keep_checkpoints mesh_fsdp radius"
 )
-_NOT_NEGATIVE = "wd wd_flow wd_gamma_decay random_seed mesh_data"
 
 
 def check(config: Config) -> None:
@@ -82,17 +81,12 @@ def check(config: Config) -> None:
     Raises:
       UserError: With the flag, its value, and what it should be.
     """
-    for name in _POSITIVE.split():
-        _require(config, name, lambda value: 0 < value < math.inf, "positive and finite")
-    for name in _NOT_NEGATIVE.split():
-        _require(config, name, lambda value: 0 <= value < math.inf, "at least 0 and finite")
-    for name in ("momentum", "ema"):
-        _require(config, name, lambda value: 0 <= value < 1, "in [0, 1)")
-    _require(config, "first_decay", lambda value: 0 <= value <= 1, "in [0, 1]")
+    require(config, _POSITIVE, POSITIVE)
+    require(config, "wd wd_flow wd_gamma_decay random_seed mesh_data", NOT_NEGATIVE)
+    require(config, "momentum ema", BELOW_ONE)
+    require(config, "first_decay", Range(lambda value: 0 <= value <= 1, "in [0, 1]"))
     if config.batch_size == 1:
         raise UserError("--batch_size must be at least 2: the variance of one image is no variance")
-    if config.radius is not None:
-        _require(config, "radius", lambda value: 0 < value < math.inf, "positive and finite")
     if config.scale_inv:
         _check_scale_inv(config)
 
@@ -102,12 +96,6 @@ def _check_scale_inv(config: Config) -> None:
         raise UserError(f"--scale_inv needs BatchNorm, which --model {config.model} has not")
     if not config.batch_norm and config.model not in ("resnet18_plain", "resnet34_plain", "wrn28"):
         raise UserError(f"--scale_inv needs --batch_norm with --model {config.model}")
-
-
-def _require(config, name, accepts, wanted) -> None:
-    value = getattr(config, name)
-    if not accepts(value):
-        raise UserError(f"--{name} must be {wanted}, got {value}")
 
 
 def _tiny() -> Config:

@@ -1,12 +1,13 @@
-"""Flags of a frozen dataclass, read by tyro; mistakes told in one line with the nearest name."""
+"""Flags of a frozen dataclass, read by tyro; mistakes told in one line: names, types, ranges."""
 
 import contextlib
 import dataclasses
 import difflib
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import tyro
 
@@ -27,6 +28,39 @@ def parse_dataclass(kind: Callable[..., _T], default: _T, argv: Sequence[str], p
             return tyro.cli(kind, default=default, args=args, prog=prog, use_underscores=True)
     except SystemExit:
         raise UserError(_one_line(errors.getvalue())) from None
+
+
+class Range(NamedTuple):
+    """Which values make sense, and how to say it."""
+
+    accepts: Callable[[Any], bool]
+    wanted: str
+
+
+POSITIVE = Range(lambda value: 0 < value < math.inf, "positive and finite")
+NOT_NEGATIVE = Range(lambda value: 0 <= value < math.inf, "at least 0 and finite")
+BELOW_ONE = Range(lambda value: 0 <= value < 1, "in [0, 1)")
+
+
+def require(config: Any, names: str, values: Range) -> None:
+    """Refuses values out of range; None, for a default, is in it.
+
+    Args:
+      config: The flags as attributes.
+      names: Which of them, with spaces between.
+      values: What each must be.
+
+    Raises:
+      UserError: With the flag, what it must be, and what it is.
+
+    Example:
+      >>> import types
+      >>> require(types.SimpleNamespace(lr=0.1, top_k=None), "lr top_k", POSITIVE)
+    """
+    for name in names.split():
+        value = getattr(config, name)
+        if value is not None and not values.accepts(value):
+            raise UserError(f"--{name} must be {values.wanted}, got {value}")
 
 
 def nearest(name: str, known: Sequence[str] | dict) -> str:
