@@ -62,9 +62,11 @@ def hyperball(learning_rate: ScalarOrSchedule, *, rules: PyTree) -> optax.Gradie
     check_schedule("learning_rate", learning_rate)
 
     def move(w: jax.Array, u: jax.Array, radius: jax.Array, rate: jax.Array) -> jax.Array:
-        norm = _norm(u)
-        on_sphere = _onto(w - rate * radius * _divide(u, norm), radius, w) - w
-        return jnp.where(norm > 0, jnp.where(radius > 0, on_sphere, -rate * u), 0.0)
+        norm, held = _norm(u), radius > 0
+        # The direction once, for both kinds of leaves: one that is read twice would be kept.
+        step = rate * jnp.where(held, radius, 1.0) * _divide(u, jnp.where(held, norm, 1.0))
+        on_sphere = _onto(w - step, radius, w) - w
+        return jnp.where(norm > 0, jnp.where(held, on_sphere, -step), 0.0)
 
     def rest(updates: PyTree, scales: PyTree, rate: Any) -> PyTree:
         return jax.tree.map(

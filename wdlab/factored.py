@@ -202,13 +202,14 @@ class _Step(NamedTuple):
 
 def _init_leaf(p: jax.Array, dims: tuple[int, int] | None) -> _Leaf:
     dtype = moment_dtype(p.dtype)
-    unused = jnp.zeros((1,), dtype)
+    # Own buffers: one twice cannot be donated.
+    unused, other, third = (jnp.zeros((1,), dtype) for _ in range(3))
     if dims is None:
-        return _Leaf(unused, unused, unused, jnp.zeros_like(p, dtype=dtype))
+        return _Leaf(unused, other, third, jnp.zeros_like(p, dtype=dtype))
     columns, rows = dims
     # Shapes from the averages themselves, so that they have their sharding on an explicit mesh.
     row, col = (jax.eval_shape(lambda x, a=a: jnp.mean(x, axis=a), p) for a in (rows, columns))
-    return _Leaf(unused, jnp.zeros_like(row, dtype=dtype), jnp.zeros_like(col, dtype=dtype), unused)
+    return _Leaf(unused, jnp.zeros_like(row, dtype=dtype), jnp.zeros_like(col, dtype=dtype), other)
 
 
 def _field(leaves: PyTree, name: str) -> PyTree:

@@ -23,6 +23,7 @@ from jax.extend.core import Literal, Var
 
 from wdlab.checks import check_number
 from wdlab.dtypes import working_dtype
+from wdlab.loops import bind
 
 PyTree = Any
 
@@ -185,12 +186,7 @@ def _keep_unless(
         return atom.val if isinstance(atom, Literal) else values[atom]
 
     for eqn in closed.jaxpr.eqns:
-        with eqn.ctx.manager:
-            bound = eqn.primitive.get_bind_params(eqn.params)
-            out = eqn.primitive.bind(*map(read, eqn.invars), **bound)
-        for var, value in zip(
-            eqn.outvars, out if eqn.primitive.multiple_results else [out], strict=True
-        ):
+        for var, value in zip(eqn.outvars, bind(eqn, [*map(read, eqn.invars)]), strict=True):
             values[var] = jnp.where(good, value, old[first[var]]) if var in first else value
     new_state = [
         read(var) if at == first.get(var) else jnp.where(good, read(var), old[at])

@@ -6,6 +6,7 @@ from wdlab.adafactor import adafactor
 from wdlab.convention import Convention, Request
 from wdlab.convention_parts import optax_adam, rate_of, signed_step, with_decay
 from wdlab.dtypes import in_float32
+from wdlab.lion import scale_by_lion
 from wdlab.transforms import add_l2_gradient
 
 _OPTAX = "https://github.com/google-deepmind/optax/blob/v0.2.8/optax/_src/alias.py"
@@ -23,7 +24,8 @@ def _adamw(request: Request) -> optax.GradientTransformation:
 
 
 def _lion(request: Request) -> optax.GradientTransformation:
-    direction = optax.scale_by_lion(request["b1"], request["b2"], mu_dtype=request["mu_dtype"])
+    b1, b2, dtype = request["b1"], request["b2"], request["mu_dtype"]
+    direction = optax.scale_by_lion(b1, b2, mu_dtype=dtype) if dtype else scale_by_lion(b1, b2)
     return with_decay(request, direction)
 
 

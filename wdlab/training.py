@@ -22,6 +22,7 @@ from jax.sharding import (
     Sharding,
 )
 
+from wdlab.loops import in_own_loops
 from wdlab.paths import leaves_with_paths
 
 PyTree = Any
@@ -36,7 +37,8 @@ def make_update(tx: optax.GradientTransformation) -> Update:
 
     Returns:
       ``(params, opt_state, grads) -> (params, opt_state)``. The first two arguments are donated:
-      their buffers hold the results, so use only the returned ones afterwards.
+      their buffers hold the results, so use only the returned ones afterwards. On a CPU what a
+      norm and the step both need is computed for each: see :mod:`wdlab.loops`.
 
     >>> import jax.numpy as jnp
     >>> update = make_update(optax.sgd(0.5))
@@ -45,12 +47,15 @@ def make_update(tx: optax.GradientTransformation) -> Update:
     >>> float(params["kernel"])
     3.0
     """
+    return jax.jit(in_own_loops(_update(tx)), donate_argnums=(0, 1))
 
+
+def _update(tx: optax.GradientTransformation) -> Update:
     def update(params: PyTree, opt_state: PyTree, grads: PyTree) -> tuple[PyTree, PyTree]:
         updates, opt_state = tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    return jax.jit(update, donate_argnums=(0, 1))
+    return update
 
 
 def make_train_step(
@@ -73,11 +78,11 @@ def make_train_step(
     >>> float(w), float(loss)
     (1.0, 4.0)
     """
+    update = in_own_loops(_update(tx))
 
     def train_step(params: PyTree, opt_state: PyTree, *batch: Any) -> tuple[PyTree, PyTree, Any]:
         loss, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(params, *batch)
-        updates, opt_state = tx.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, loss
+        return *update(params, opt_state, grads), loss
 
     return jax.jit(train_step, donate_argnums=(0, 1))
 

@@ -87,11 +87,23 @@ def small_leaves(count: int) -> PyTree:
     return {str(i): {"kernel": kernel, "bias": bias} for i in range(count // 2)}
 
 
-def compiled_step(tx: optax.GradientTransformation, shapes: PyTree) -> Contender:
-    """Compiles ``make_update(tx)`` and makes its buffers."""
+def plain_update(tx: optax.GradientTransformation) -> Any:
+    """The step as Optax's users write it, with the buffers donated in matching order."""
+
+    def update(params: PyTree, opt_state: PyTree, grads: PyTree) -> tuple[PyTree, PyTree]:
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    return jax.jit(update, donate_argnums=(0, 1))
+
+
+def compiled_step(
+    make_update: Callable[..., Any], tx: optax.GradientTransformation, shapes: PyTree
+) -> Contender:
+    """Compiles a step and makes its buffers."""
     full = lambda: jax.tree.map(lambda x: jnp.full(x.shape, 0.02, x.dtype), shapes)  # noqa: E731
     size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    update: Any = wdlab.make_update(tx)
+    update = make_update(tx)
     start = time.perf_counter()
     program = update.lower(shapes, jax.eval_shape(tx.init, shapes), shapes).compile()
     compile_s = time.perf_counter() - start
@@ -133,7 +145,8 @@ def times_in_turn(contenders: list[Contender], repeats: int) -> list[float]:
 
 def measure(row: Row, shapes: PyTree, repeats: int) -> list[str]:
     """One line of the table."""
-    ours, theirs = (compiled_step(make(), shapes) for make in (row.ours, row.theirs))
+    ours = compiled_step(wdlab.make_update, row.ours(), shapes)
+    theirs = compiled_step(plain_update, row.theirs(), shapes)
     torch = torch_contender(row, shapes)
     contenders = [ours, theirs] + ([torch] if torch else [])
     own, *others = times_in_turn(contenders, repeats)
