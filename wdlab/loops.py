@@ -37,6 +37,8 @@ def in_own_loops(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     traced = jax.jit(function)
 
     def call(*args: PyTree) -> PyTree:
+        if all(jnp.size(leaf) < LARGE for leaf in jax.tree.leaves(args)):
+            return function(*args)
         trace = traced.trace(*args)
         loops = _Loops(trace.jaxpr.jaxpr)
         if not loops.touch:
