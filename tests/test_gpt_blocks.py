@@ -176,7 +176,7 @@ def test_every_rule_takes_adapters_for_matrices_and_the_lora_groups_find_them():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bias": True}, "--bias is for --block gpt2: llama has no biases"),
+        ({"bias": True}, "--block llama has no biases: add --bias=False"),
         ({"n_kv_head": 3}, "--n_head 4 is not divisible by --n_kv_head 3"),
         ({"n_head": 16, "n_kv_head": None}, "must be even for rotary positions"),
         ({"lora_rank": -1}, "--lora_rank must be at least 0"),

@@ -183,8 +183,9 @@ def _check_model(config: Config) -> None:
         )
     if config.block != "gpt2" and config.bias:
         raise UserError(
-            f"--bias is for --block gpt2: {config.block} has "
+            f"--block {config.block} has "
             + ("no biases" if config.block == "llama" else "biases on queries, keys, values alone")
+            + ": add --bias=False (--bias is for --block gpt2)"
         )
     if config.block != "gpt2" and config.n_embd // config.n_head % 2:
         raise UserError(

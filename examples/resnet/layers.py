@@ -3,7 +3,9 @@
 Letters in names are shapes: B images, H height, W width, C channels.
 """
 
+import functools
 import math
+import operator
 from typing import Any
 
 import jax
@@ -95,7 +97,7 @@ def convolve(x_BxHxWxC: jax.Array, kernel: jax.Array, *args: Any, **kwargs: Any)
             # Every part has images of every device.
             split = (a.reshape(size, len(a) // size, *a.shape[1:]) for a in (x, d))
             parts = zip(*(jnp.unstack(a, axis=1) for a in split), strict=True)
-            return sum(weight_gradient(*part) for part in parts)
+            return functools.reduce(operator.add, (weight_gradient(*part) for part in parts))
 
         dk = lax.platform_dependent(x, d, cpu=in_parts, default=weight_gradient)
         return jax.linear_transpose(lambda x: conv(x, k), x)(d)[0], dk
