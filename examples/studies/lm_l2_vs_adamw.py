@@ -77,7 +77,11 @@ def summarize(rows: list[Row]) -> Summary:
         "L2 of a suitable strength lowers the training loss as AdamW's decay does",
         f"training loss {spread(free)} without, {', '.join(texts)} ({language.SEEDS} seeds)",
         agreement(list(helps.values())),
-        "" if all(helps.values()) else f"Lower than without: {helps}.",
+        "".join(
+            f"{NAMES[kind]} does not clearly lower it at this size. "
+            for kind, helped in helps.items()
+            if not helped
+        ).strip(),
     )
 
 
