@@ -3,7 +3,8 @@
 ``python -m examples.benchmarks.scaling [--processes 1 2 4]``: every process has two CPU devices,
 messages go over the loopback by gloo. The losses of all runs must agree, the bytes of weights and
 optimizer state in a process fall as 1/n, and a run that goes on with its checkpoints on fewer
-processes must equal the one that stayed. Two to four minutes on two CPU cores.
+processes, and on all of them again, must equal the one that stayed. Two to four minutes on two CPU
+cores.
 """
 
 import argparse
@@ -48,10 +49,9 @@ def train(folder: Path, processes: int, *flags: str) -> int:
     command = [sys.executable, "-m", "examples.runs.launch", *count, "examples.gpt.train"]
     command += [*FLAGS, mesh, f"--out_dir={folder}", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"exit code {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
     found = re.search(r"state: ([\d,]+) bytes in a process", done.stdout)
-    assert found, done.stdout
+    if done.returncode or not found:
+        raise RuntimeError(f"exit code {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
     return int(found[1].replace(",", ""))
 
 
@@ -65,8 +65,8 @@ def weights(folder: Path) -> list[np.ndarray]:
     trainer = Trainer(start.find(parse(FLAGS)[1], folder))
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         restored = checkpoints.restore(trainer.state.arrays(), check_settings=False)
-    assert restored is not None
-    assert restored.step == STEPS
+    if restored is None or restored.step != STEPS:
+        raise RuntimeError(f"{folder} holds no step {STEPS}")
     return jax.device_get(jax.tree.leaves(restored.state["params"]))
 
 
@@ -83,7 +83,7 @@ def compare(folder: Path, counts: Sequence[int], console: Console) -> bool:
         bytes_of[n] = train(folder / str(n), n, f"--max_iters={STEPS}")
     first = counts[0]
     loss, weight = losses(folder / str(first)), weights(folder / str(first))
-    moves = sorted(counts, reverse=True)
+    moves = [*sorted(counts, reverse=True), max(counts)]
     for i, n in enumerate(moves):
         until = STEPS * (i + 1) // len(moves)
         train(folder / "moved", n, f"--max_iters={until}", *["--resume"] * (i > 0))
