@@ -76,7 +76,6 @@ STEPS = {
     ),
     "rmsprop l2": (lambda: wdlab.conventions.build("torch.RMSprop", 0.1, weight_decay=0.1), 9),
     "optax lion": (lambda: wdlab.conventions.build("optax.lion", 0.1), 7),
-    "modded nanogpt": (lambda: wdlab.conventions.build("modded_nanogpt.Adam", 0.1), 10),
     "groups": (
         lambda: groups.grouped(
             scale_by_adam(), 0.1, (groups.Group("a", learning_rate_scale=2.0), groups.Group(".*"))

@@ -40,9 +40,9 @@ def in_own_loops(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         if all(jnp.size(leaf) < LARGE for leaf in jax.tree.leaves(args)):
             return function(*args)
         trace = traced.trace(*args)
-        loops = _Loops(trace.jaxpr.jaxpr)
-        if not loops.touch:
+        if not _Loops(trace.jaxpr.jaxpr, keep_anew=True).would_keep_copies:
             return traced(*args)
+        loops = _Loops(trace.jaxpr.jaxpr)
 
         def apart(*args: PyTree) -> PyTree:
             results = loops.run(trace.jaxpr.consts, jax.tree.leaves(args))
@@ -54,7 +54,12 @@ def in_own_loops(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
 
 def bind(eqn: JaxprEqn, inputs: list[Any]) -> list[Any]:
-    """The results of one traced operation, for other inputs."""
+    """The results of one traced operation, for other inputs.
+
+    >>> [eqn] = jax.make_jaxpr(jnp.sin)(0.0).eqns
+    >>> bind(eqn, [jnp.zeros(2)])
+    [Array([0., 0.], dtype=float32)]
+    """
     with eqn.ctx.manager:
         out = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
     return list(out) if eqn.primitive.multiple_results else [out]
@@ -63,24 +68,30 @@ def bind(eqn: JaxprEqn, inputs: list[Any]) -> list[Any]:
 class _Loops:
     """Which operations each large array needs that is written or read as a whole."""
 
-    def __init__(self, jaxpr: Jaxpr):
+    def __init__(self, jaxpr: Jaxpr, *, keep_anew: bool = False):
         self.jaxpr = jaxpr
-        self.eqns, self.results = _simplified(jaxpr)
+        self.eqns, self.results = _simplified(jaxpr, keep_anew)
         self.made_by = {v: e for e in self.eqns if _is_elementwise(e) for v in e.outvars}
         self.written = {v for v in self.results if isinstance(v, Var)}
         others = [e for e in self.eqns if e.outvars[0] not in self.made_by]
         kept = {v: None for e in others if not _sums(e) for v in _made(e.invars, self.made_by)}
         kept |= dict.fromkeys(_made(self.results, self.made_by))
-        summed = [v for e in others if _sums(e) for v in _made(e.invars, self.made_by)]
-        self.loops = [*kept, *(v for v in summed if v not in kept)]
+        self.summed = [v for e in others if _sums(e) for v in _made(e.invars, self.made_by)]
+        self.loops = [*kept, *(v for v in self.summed if v not in kept)]
         self.bodies = {v: list(self._body(v, set())) for v in dict.fromkeys(self.loops)}
+        self.anew_of_made = any(_made(e.invars, self.made_by) for e in others if _is_anew(e))
 
     @property
-    def touch(self) -> bool:
-        """Whether two loops need the same operation, or one what another writes."""
+    def would_keep_copies(self) -> bool:
+        """Whether two loops need the same operation, or a sum is of what another one writes.
+
+        A loop that only reads what another one writes is left to XLA, whose order is the better.
+        """
         needed = Counter(id(eqn) for v in self.loops for eqn in self.bodies[v])
-        read = {v for b in self.bodies.values() for e in b for v in _made(e.invars, self.bodies)}
-        return max(needed.values(), default=0) > 1 or bool(read)
+        bodies = [self.bodies[v] for v in self.summed]
+        shared = max(needed.values(), default=0) > 1
+        read = any(_made(eqn.invars, self.bodies) for body in bodies for eqn in body)
+        return shared or read or bool(self.written.intersection(self.summed)) or self.anew_of_made
 
     def run(self, consts: list[Any], inputs: list[Any]) -> list[Any]:
         """The results, each loop behind a barrier of its own."""
@@ -137,7 +148,7 @@ class _Loops:
         yield eqn
 
 
-def _simplified(jaxpr: Jaxpr) -> tuple[list[JaxprEqn], list[Any]]:
+def _simplified(jaxpr: Jaxpr, keep_anew: bool) -> tuple[list[JaxprEqn], list[Any]]:
     """The operations and the results: equal ones once, and without :func:`wdlab.anew.anew`.
 
     The new weights' norm is then read from the new weights, not from the old ones' place. And the
@@ -152,7 +163,7 @@ def _simplified(jaxpr: Jaxpr) -> tuple[list[JaxprEqn], list[Any]]:
 
     for eqn in jaxpr.eqns:
         eqn = eqn.replace(invars=resolved(eqn.invars))
-        if eqn.primitive.name == "jit" and eqn.params["name"] == "anew":
+        if _is_anew(eqn) and not keep_anew:
             same |= zip(eqn.outvars, eqn.invars, strict=True)
         elif _is_elementwise(eqn) and (first := known.setdefault(_key(eqn), eqn)) is not eqn:
             same |= zip(eqn.outvars, first.outvars, strict=True)
@@ -168,6 +179,10 @@ def _key(eqn: JaxprEqn) -> Any:
         for v in eqn.invars
     )
     return eqn.primitive, *inputs, *sorted(eqn.params.items())
+
+
+def _is_anew(eqn: JaxprEqn) -> bool:
+    return eqn.primitive.name == "jit" and eqn.params["name"] == "anew"
 
 
 def _is_elementwise(eqn: JaxprEqn) -> bool:

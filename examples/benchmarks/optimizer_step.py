@@ -47,8 +47,8 @@ COLUMNS = (
 class Settings:
     """What to measure."""
 
-    quick: bool = False  # A tenth of the sizes, 3 repeats.
-    repeats: int = 7
+    quick: bool = False  # A tenth of the sizes, 2 repeats.
+    repeats: int = 5  # Of each of two rounds of buffers.
     leaves: int = 10_000  # Of the second tree; 0 leaves it out.
     only: str = ""  # Only the optimizers whose name contains this.
 
@@ -57,7 +57,7 @@ class Settings:
 class Contender:
     """A step that can be repeated, and what its compiler says of it."""
 
-    step: Callable[[], None]
+    start: Callable[[], Callable[[], object]]  # Makes the buffers; the step over them.
     temporaries: float = 0.0
     words: float = 0.0
     state: float = 0.0
@@ -100,25 +100,29 @@ def plain_update(tx: optax.GradientTransformation) -> Any:
 def compiled_step(
     make_update: Callable[..., Any], tx: optax.GradientTransformation, shapes: PyTree
 ) -> Contender:
-    """Compiles a step and makes its buffers."""
+    """Compiles a step."""
     full = lambda: jax.tree.map(lambda x: jnp.full(x.shape, 0.02, x.dtype), shapes)  # noqa: E731
     size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    update = make_update(tx)
-    start = time.perf_counter()
-    program = update.lower(shapes, jax.eval_shape(tx.init, shapes), shapes).compile()
-    compile_s = time.perf_counter() - start
-    params, grads = full(), full()
-    buffers = [params, wdlab.init_opt_state(tx, params)]
+    update, state = make_update(tx), jax.eval_shape(tx.init, shapes)
+    started = time.perf_counter()
+    program = update.lower(shapes, state, shapes).compile()
+    compile_s = time.perf_counter() - started
 
-    def step() -> None:
-        buffers[:] = program(*buffers, grads)
-        jax.block_until_ready(buffers)
+    def start() -> Callable[[], object]:
+        params, grads = full(), full()
+        buffers = [params, wdlab.init_opt_state(tx, params)]
+
+        def step() -> None:
+            buffers[:] = program(*buffers, grads)
+            jax.block_until_ready(buffers)
+
+        return step
 
     return Contender(
-        step,
+        start,
         program.memory_analysis().temp_size_in_bytes / 4 / size,
         program.cost_analysis()["bytes accessed"] / 4 / size,
-        sum(leaf.size for leaf in jax.tree.leaves(buffers[1])) / size,
+        sum(leaf.size for leaf in jax.tree.leaves(state)) / size,
         compile_s,
     )
 
@@ -129,18 +133,30 @@ def torch_contender(row: Row, shapes: PyTree) -> Contender | None:
         return None
     from .torch_steps import torch_step
 
-    return Contender(torch_step(row.torch, [leaf.shape for leaf in jax.tree.leaves(shapes)]))
+    return Contender(
+        lambda: torch_step(row.torch, [leaf.shape for leaf in jax.tree.leaves(shapes)])
+    )
 
 
 def times_in_turn(contenders: list[Contender], repeats: int) -> list[float]:
-    """Median seconds of each one's step; the first round, which warms up, does not count."""
+    """Median seconds of each one's step, in rounds of which every other one goes backwards.
+
+    All of it twice, with the buffers made in both orders: two equal programs differ by 4 % by where
+    in memory theirs lie. The first round of each warms up and does not count.
+    """
     taken: list[list[float]] = [[] for _ in contenders]
-    for _ in range(repeats + 1):
-        for times, contender in zip(taken, contenders, strict=True):
-            start = time.perf_counter()
-            contender.step()
-            times.append(time.perf_counter() - start)
-    return [statistics.median(times[1:]) for times in taken]
+    numbers = list(range(len(contenders)))
+    for order in (numbers, numbers[::-1]):
+        steps = {number: contenders[number].start() for number in order}
+        for turn in range(repeats + 1):
+            for number in numbers[:: -1 if turn % 2 else 1]:
+                started = time.perf_counter()
+                steps[number]()
+                if turn:
+                    taken[number].append(time.perf_counter() - started)
+        del steps
+        gc.collect()  # The buffers of one optimizer at a time: 2 GB with GPT-2 124M.
+    return [statistics.median(times) for times in taken]
 
 
 def measure(row: Row, shapes: PyTree, repeats: int) -> list[str]:
@@ -166,7 +182,6 @@ def table_of(title: str, rows: list[Row], shapes: PyTree, repeats: int, console:
         for row in rows:
             status.update(row.name)
             table.add_row(*measure(row, shapes, repeats))
-            gc.collect()  # The buffers of one optimizer at a time: 2 GB with GPT-2 124M.
     console.print(table)
 
 
@@ -183,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         return fail(error)
     console = Console(width=max(WIDTH, Console().width))
-    repeats = 3 if settings.quick else settings.repeats
+    repeats = 2 if settings.quick else settings.repeats
     model = gpt2(blocks=2, width=256, vocabulary=8192) if settings.quick else gpt2()
     size = sum(leaf.size for leaf in jax.tree.leaves(model)) / 1e6
     table_of(f"GPT-2, {size:.0f} million parameters", rows, model, repeats, console)
@@ -191,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     if leaves:
         # Compiling takes minutes for each of these: the one that is compared.
         only = [row for row in rows if row.name == "adamw"] if not settings.quick else rows
-        table_of(f"{leaves} small leaves", only, small_leaves(leaves), 3 * repeats, console)
+        table_of(f"{leaves} small leaves", only, small_leaves(leaves), 2 * repeats, console)
     return 0
 
 
