@@ -20,17 +20,18 @@ from examples.resnet.trainer import Trainer as ResNetTrainer
 from examples.runs.display import Display
 from examples.runs.records import Records
 from tests import small_images
+from tests.shared_programs import shared_programs
 from wdlab.checkpoint import Checkpoints
 from wdlab.checksum import named_leaves
 
-STEPS = 8
+STEPS = 6
 GPT = shlex.split(
     f"tiny --n_layer=1 --n_head=2 --n_embd=8 --block_size=8 --batch_size=2 --max_iters={STEPS} "
     "--gradient_accumulation_steps=2 --dropout=0.2 --warmup_iters=3 --grad_clip=0.5 "
-    "--ema_coef=0.9 --eval_examples=4 --eval_interval=4 --log_interval=1 --sample_tokens=0"
+    "--ema_coef=0.9 --eval_examples=4 --eval_interval=3 --log_interval=1 --sample_tokens=0"
 )
 RESNET = shlex.split(
-    "tiny --model=resnet_tiny --width=2 --batch_size=16 --epochs=2 --first_decay=0.5 "
+    "tiny --model=resnet_tiny --width=2 --batch_size=21 --epochs=2 --first_decay=0.5 "
     "--momentum=0.9 --ema=0.9 --batch_norm --no_data_augm=False --radius=5"
 )
 
@@ -49,9 +50,15 @@ class StopAt(NamedTuple):
         return (self.trainer.state.step if step is None else step) >= self.step
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compile_each_program_once(tmp_path_factory):
+    with shared_programs(tmp_path_factory):
+        yield
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Three classes that differ in brightness; four steps are an epoch."""
+    """Three classes that differ in brightness; three steps are an epoch."""
     return small_images.save(tmp_path_factory.mktemp("images"))
 
 
