@@ -12,6 +12,12 @@ Command: ``python -m examples.studies.adam_epsilon``; a minute on two CPU cores.
 and the step. ``fine-tuning``: the digits MLP, trained, then fine-tuned on the first 300 images with
 a small learning rate, its loss scaled to the gradients' size of ``scale``; the distance between the
 two ways' weights over the way that PyTorch's went, after each step.
+
+Result at size tiny (commit 72816e4, 21 CPU seconds, jax 0.10.2): first update: TensorFlow's is
+0.032 to 1.000 of PyTorch's, from small to large |g|/eps; digits fine-tuning, relative distance
+after 1 / 100 steps: 2.7e-02 / 1.2e-02 at eps 1e-8, 0.95 / 0.73 at eps 1e-5 with gradients 1000
+times smaller (5 seeds). Agrees with the source: yes. Small gradients or a large epsilon are what
+makes it matter.
 """
 
 import sys

@@ -10,6 +10,13 @@ of 100 epochs with 50 flows each at size paper. (The paper's own script repeats 
 the figure names three.)
 
 Size tiny: the tiny ResNet of width 8, 24 epochs on 768 digits, flows of 8 epochs.
+
+Result at size tiny (commit 72816e4, 4 CPU minutes, jax 0.10.2): flow from epoch 6 -> from epoch 24;
+lr 0.1: trace 381 ± 41 -> 368 ± 27, test error 7.58 ± 1.2 -> 6.73 ± 0.48 %, norm 17.8 ± 0.032 ->
+13.5 ± 0.024; lr 0.15: trace 235 ± 12 -> 343 ± 67, test error 7.07 ± 0.48 -> 5.56 ± 0.24 %, norm
+17.1 ± 0.033 -> 11.5 ± 0.18; lr 0.2: trace 197 ± 8.8 -> 269 ± 70, test error 7.24 ± 0.71 -> 9.93 ±
+3.6 %, norm 16.3 ± 0.028 -> 10.8 ± 0.18 (2 seeds). Agrees with the source: in part. Trace smaller
+for 1 of 3 learning rates, test error for 2 of 3.
 """
 
 import sys

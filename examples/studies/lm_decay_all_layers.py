@@ -6,6 +6,10 @@ another one?
 
 Command: ``python -m examples.studies.lm_decay_all_layers``; minutes on two CPU cores at size tiny,
 15 runs of GPT-2 small at size paper.
+
+Result at size tiny (commit 05e477b, 3 CPU minutes, jax 0.10.2): training loss 2.29 ± 0.11 without
+decay, without ln 2.31 ± 0.11 (best at 0.01), with ln 2.31 ± 0.048 (best at 0.01) (3 seeds). Agrees
+with the source: yes. The best decay is not clearly better than none at this size.
 """
 
 import sys

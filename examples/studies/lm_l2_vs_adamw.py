@@ -6,6 +6,11 @@ loss of GPT-2 small, at suitable strengths. Is the best of one as good as the be
 
 Command: ``python -m examples.studies.lm_l2_vs_adamw``; minutes on two CPU cores at size tiny, 11
 runs of GPT-2 small at size paper. The strengths of L2 are the paper's at both sizes.
+
+Result at size tiny (commit 05e477b, 3 CPU minutes, jax 0.10.2): training loss 2.29 ± 0.11 without,
+AdamW's decay 2.32 ± 0.034 (best at 0.03), L2 in the gradient 2.26 ± 0.061 (best at 5e-06) (3
+seeds). Agrees with the source: no. AdamW's decay does not clearly lower it at this size. L2 in the
+gradient does not clearly lower it at this size.
 """
 
 import sys

@@ -6,6 +6,10 @@ Does decay lower the training loss there as it does under AdamW?
 
 Command: ``python -m examples.studies.lm_sgd_momentum``; minutes on two CPU cores at size tiny, 4
 runs of GPT-2 small at size paper. At size tiny the decay is larger by the ratio of the steps.
+
+Result at size tiny (commit 05e477b, 88 CPU seconds, jax 0.10.2): training loss 2.62 ± 0.035 (0),
+2.6 ± 0.038 (1e-05), 2.55 ± 0.0099 (3e-05), 2.57 ± 0.017 (0.0001) (3 seeds). Agrees with the source:
+yes.
 """
 
 import sys

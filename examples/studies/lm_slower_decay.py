@@ -6,6 +6,11 @@ learning rate, does a slower fall without decay give the same lower training los
 
 Command: ``python -m examples.studies.lm_slower_decay``; minutes on two CPU cores at size tiny, 5
 runs of GPT-2 small at size paper.
+
+Result at size tiny (commit 05e477b, 2 CPU minutes, jax 0.10.2): training loss without decay 2.29 ±
+0.11 (50,000), 2.26 ± 0.087 (55,000), 2.24 ± 0.087 (60,000), 2.24 ± 0.1 (65,000); with decay 0.1
+2.39 ± 0.026 (50,000) (3 seeds). Agrees with the source: no. The gain of decay itself is within the
+spread here.
 """
 
 import sys

@@ -7,6 +7,11 @@ decay acts as a higher effective learning rate, whose noise the falling rate rem
 
 Command: ``python -m examples.studies.lm_weight_decay``; minutes on two CPU cores at size tiny,
 7 runs of GPT-2 small and their fine-tuning at size paper.
+
+Result at size tiny (commit 72816e4, 4 CPU minutes, jax 0.10.2): training loss for decay 0, 0.1,
+0.3; cosine: 2.29 ± 0.11 (0), 2.39 ± 0.026 (0.1), 2.51 ± 0.01 (0.3); constant: 2.28 ± 0.14 (0), 2.47
+± 0.024 (0.1), 2.62 ± 0.014 (0.3); constant, then fine-tuned: 2.2 ± 0.17 (0), 2.38 ± 0.0084 (0.1),
+2.52 ± 0.0091 (0.3) (3 seeds). Agrees with the source: in part. 1 of 3 statements hold at this size.
 """
 
 import sys

@@ -13,6 +13,11 @@ it. The strengths are matched: every coupling takes the same share of a weight a
 PaLM's and AdamC's formulas are one here (they part when the peak is changed); ``schedule`` and
 ``lr`` are one as well. What is reported is the ratio ||g|| / ||w|| of the normalized layers'
 kernels, its mean over the last tenth of the training over that from 40 to 50 %.
+
+Result at size tiny (commit 72816e4, 24 CPU seconds, jax 0.10.2): ||g||/||w|| of normalized layers
+grows by a factor of 2.52 ± 0.014 (lr), 1.13 ± 0.0058 (lr2), 84.2 ± 1.2 (constant); test loss 0.116
+± 0.0032 (lr), 0.103 ± 0.0045 (lr2), 0.81 ± 0.0043 (constant) (5 seeds). Agrees with the source:
+yes.
 """
 
 import sys

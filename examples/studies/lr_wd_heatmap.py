@@ -15,6 +15,17 @@ decay moves per octave of learning rate; 0: tuned one at a time, -1: only their 
 definition that of "schedule" is that of "lr" plus 1: whichever is nearer to 0 is the one to use.
 The MLP has no normalized layer; the networks of the source have one after each convolution, whose
 weights only set the effective learning rate.
+
+Result at size tiny (commit ee47e2d+, 3 CPU minutes, jax 0.10.2): best weight decay moves, in
+octaves per octave of learning rate, by +0.43 [+0.38, +0.80] (4 rows, 1 flat, 0 at the edge) (Adam,
+L2); +0.08 [+0.06, +0.09] (4 rows, 0 flat, 1 at the edge) (AdamW, lr); +1.10 [+1.06, +1.13] (4 rows,
+0 flat, 1 at the edge) (AdamW, schedule); +0.38 [+0.36, +0.77] (4 rows, 0 flat, 1 at the edge) (SGD,
+L2); +1.52 [+1.51, +1.88] (4 rows, 0 flat, 1 at the edge) (SGDW, schedule); best loss on held-out
+digits 0.469 ± 0.024 (Adam, L2); 0.445 ± 0.025 (AdamW, lr); 0.457 ± 0.0083 (AdamW, schedule); 0.465
+± 0.0064 (SGD, L2); 0.465 ± 0.012 (SGDW, schedule) (3 seeds). Agrees with the source: no. Not so
+here: AdamW is more separable by schedule than by lr; AdamW is more separable by schedule than Adam
+with L2; SGDW is more separable than SGD with L2; AdamW's best is better than that of Adam with L2.
+The source's networks are normalized, and larger.
 """
 
 import sys

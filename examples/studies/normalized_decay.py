@@ -13,6 +13,12 @@ schedule-only decay, cosine from 1e-2 to 0 whatever the batch size. The best lam
 lowest loss on held-out digits; the power is the slope of its logarithm over that of b / (B T), by
 wdlab.separability with a bootstrap interval over seeds: over all combinations, over the epochs at
 the middle batch size and over batch sizes at the middle number of epochs.
+
+Result at size tiny (commit 739db51, 39 CPU seconds, jax 0.10.2): best lambda ~ (b / (B T))^p with p
+= -0.39 [-0.55, -0.27] (9 rows, 0 flat, 0 at the edge); -0.47 [-0.84, -0.45] (3 rows, 0 flat, 0 at
+the edge) over epochs at b = 32; +0.22 [-0.06, +0.26] (3 rows, 0 flat, 0 at the edge) over batch
+sizes at T = 96 (5 seeds). Agrees with the source: no. Nearest rule: constant lambda; within the
+interval: none.
 """
 
 import sys

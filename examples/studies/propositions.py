@@ -11,6 +11,9 @@ on random data in float64, a new problem per seed, mini-batches of 8.
 The distance is ||theta_L2 - theta_decay|| / ||theta_decay - theta_no_decay||, both after the same
 steps: 0 says the same, 1 says that L2 missed the decay's whole effect. For (2) it is measured for a
 grid of l around lambda / alpha, and the smallest is what counts.
+
+Result at size tiny (commit b46786b, 12 CPU seconds, jax 0.10.2): distance (1) 1e-15, (3) 1e-15; (2)
+the best of 61 l misses 70% ± 10% of the decay's effect (5 seeds). Agrees with the source: yes.
 """
 
 import sys

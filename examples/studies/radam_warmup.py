@@ -13,6 +13,12 @@ the formula; where rho_t <= 4 the variance is infinite and no rectified step exi
 a digits MLP of six hidden layers without norms, mean training loss of the last tenth, for Adam,
 Adam with warm-up over 2 / (1 - b2) steps (the rule of Ma and Yarats 2019, arXiv:1910.04209) and
 RAdam (threshold 4, the paper's).
+
+Result at size tiny (commit 72816e4, 79 CPU seconds, jax 0.10.2): Var[psi] is within 10% of the
+formula from step 20 on (b2 0.999); training loss at lr 0.003, the best for warm-up: Adam 0.168 ±
+0.011, warm-up 0.179 ± 0.011, RAdam 0.174 ± 0.011; at its own best lr: Adam 0.168 (lr 0.003),
+warm-up 0.179 (lr 0.003), RAdam 0.174 (lr 0.003) (5 seeds). Agrees with the source: in part. Warm-up
+gains little on this network, so there is little to replace.
 """
 
 import math

@@ -10,6 +10,12 @@ epochs with 50 flows each at size paper.
 
 Size tiny: the tiny ResNet, 24 epochs on 768 digits; as these are a hundred times fewer steps than
 the paper's, the learning rates are ten times larger.
+
+Result at size tiny (commit 05e477b, 4 CPU minutes, jax 0.10.2): lr 0.001: loss 0.596 ± 0.055, then
+test error 5.89 ± 0.71 %, trace 4.91e+03 ± 1.1e+03; lr 0.003: loss 0.593 ± 0.05, then test error
+6.06 ± 0.48 %, trace 2.39e+03 ± 3.4e+02; lr 0.005: loss 0.855 ± 0.31, then test error 5.72 ± 1.4 %,
+trace 2.38e+03 ± 1.3e+03 (2 seeds). Agrees with the source: yes. Largest against smallest lr: loss
+higher True, trace lower True, test error lower True.
 """
 
 import sys

@@ -10,6 +10,13 @@ Digits MLP on the first 400 images, schedule-only decay (SGDW and AdamW of the p
 normalized decay sqrt(b / (B T)) * 0.025 with T the epochs of the period (restarts) or of the whole
 budget. The periods are 1, 2, 4 and 8 fifteenths of the budget; test loss and error are read at the
 end of each, where the learning rate of the restarts is 0.
+
+Result at size tiny (commit 72816e4, 34 CPU seconds, jax 0.10.2): test loss after 7/15 of the
+budget, then at its end; adam: constant 0.106 ± 0.01 then 0.113 ± 0.0082, cosine 0.106 ± 0.0085 then
+0.116 ± 0.012, restarts 0.104 ± 0.004 then 0.103 ± 0.0064; sgd: constant 0.146 ± 0.0045 then 0.139 ±
+0.0053, cosine 0.147 ± 0.0026 then 0.143 ± 0.0024, restarts 0.182 ± 0.003 then 0.156 ± 0.0019 (5
+seeds). Agrees with the source: in part. Better early for 1 of 2 optimizers, as good at the end for
+1 of 2.
 """
 
 import math

@@ -8,6 +8,13 @@ What does each rule decay here, and what do decayed biases and norms do to the l
 Command: ``python -m examples.studies.which_parameters``; minutes on two CPU cores at size tiny, 16
 runs of GPT-2 small at size paper. AdamW, coupling "lr", weight decay 0.1 (in the paper's numbers)
 and ten times it, a model with biases and one without.
+
+Result at size tiny (commit 05e477b, 6 CPU minutes, jax 0.10.2): training loss at decay 0.1 / 1:
+BERT (10 of 28 tensors) 2.36 ± 0.04 / 2.67 ± 0.012; NANOGPT (10 of 28 tensors) 2.36 ± 0.04 / 2.67 ±
+0.012; MINGPT (8 of 28 tensors) 2.36 ± 0.022 / 2.5 ± 0.0058; DEEPSPEED_CHAT (14 of 28 tensors) 2.46
+± 0.015 / 2.73 ± 0.0083; ALL (28 of 28 tensors) 2.51 ± 0.01 / 3.82 ± 0.0012; without decay 2.25 ±
+0.026; model without biases at 0.1: NANOGPT 2.39 ± 0.026, ALL 2.54 ± 0.0089 (3 seeds). Agrees with
+the source: yes. Decayed biases and norms make the loss worse at 2 of 2 strengths.
 """
 
 import sys
