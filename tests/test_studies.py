@@ -25,6 +25,7 @@ def test_a_study_is_a_lab_note_with_a_command(name):
     text = module(name).__doc__
     assert f"Command: ``python -m examples.studies.{name}``" in text
     assert "Question: " in text
+    assert "\n\nResult at size " in text
     assert module(name).STUDY.name == name
     for size in ("tiny", "paper"):
         points = list(module(name).STUDY.points(size))

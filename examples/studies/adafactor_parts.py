@@ -41,9 +41,9 @@ from wdlab.adafactor_schedules import beta2_power
 from wdlab.clipping import clipping_divisor
 from wdlab.factored import scale_by_factored_rms
 
-from . import grids, language
+from . import grids
 from .digits import spread
-from .study import Point, Row, Size, Study, Summary, main
+from .study import Point, Row, Size, Study, Summary, is_lower, main
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,13 +156,13 @@ def summarize(rows: list[Row]) -> Summary:
     losses = {(name, warm): best(rows, name, warm) for name in VARIANTS for warm in (True, False)}
 
     def better(one: str, other: str) -> bool:
-        return language.better(losses[one, False], losses[other, False])
+        return is_lower(losses[one, False], losses[other, False])
 
     def as_good(one: tuple[str, bool], other: tuple[str, bool]) -> bool:
         return bool(losses[one].mean() < 1.01 * losses[other].mean())
 
     claims = {
-        "without momentum and warm-up b2 = 0.999 is worse than Adam with warm-up": language.better(
+        "without momentum and warm-up b2 = 0.999 is worse than Adam with warm-up": is_lower(
             losses["Adam", True], losses["factored", False]
         ),
         "clipping repairs it": better("factored, clipped", "factored"),

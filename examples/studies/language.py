@@ -150,14 +150,3 @@ def measure(size: Size, name: str, config: str, finetune=None, **flags) -> list[
 def final(rows: list[Row], column: str, phase: str = "training", **point: Any) -> np.ndarray:
     """The last value of a column for each seed, of the points that have these values."""
     return at_end(rows, column, phase=phase, **point)
-
-
-def better(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether ``one`` is lower for the same seeds by more than two standard errors.
-
-    >>> better(np.array([1.0, 1.1, 1.0]), np.array([2.0, 2.1, 2.1]))
-    True
-    """
-    gain = other - one
-    error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else 0.0
-    return bool(gain.mean() > 2 * error)

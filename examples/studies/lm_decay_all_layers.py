@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from . import language
 from .digits import spread
-from .study import Point, Row, Size, Study, Summary, main
+from .study import Point, Row, Size, Study, Summary, is_lower, main
 
 INCLUDE = {"without ln": "wte wpe mlp attn lm_head", "with ln": "wte wpe mlp attn lm_head ln"}
 DECAYS = {
@@ -74,7 +74,7 @@ def summarize(rows: list[Row]) -> Summary:
         values = {d: v for d, v in curve(rows, decayed, "train_loss").items() if d}
         best = min(values, key=lambda d: values[d].mean())
         texts.append(f"{decayed} {spread(values[best])} (best at {best:g})")
-        helps.append(language.better(values[best], free))
+        helps.append(is_lower(values[best], free))
     return Summary(
         "Does it matter whether the LayerNorms of a language model decay as well?",
         "decaying all layers works as well as leaving the LayerNorms out (appendix)",

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from . import language
 from .digits import spread
-from .study import Point, Row, Size, Study, Summary, agreement, main
+from .study import Point, Row, Size, Study, Summary, agreement, is_lower, main
 
 STRENGTHS = {
     "weight_decay": (0.0, 0.03, 0.1, 0.3),
@@ -75,7 +75,7 @@ def summarize(rows: list[Row]) -> Summary:
         kind: min(by_strength(rows, kind, "train_loss").items(), key=lambda item: item[1].mean())
         for kind in STRENGTHS
     }
-    helps = {kind: language.better(values, free) for kind, (_, values) in best.items()}
+    helps = {kind: is_lower(values, free) for kind, (_, values) in best.items()}
     texts = [f"{NAMES[k]} {spread(v)} (best at {s:g})" for k, (s, v) in best.items()]
     return Summary(
         "Does L2 in the gradient do for a language model what AdamW's decay does?",

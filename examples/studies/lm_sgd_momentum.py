@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from . import language
 from .digits import spread
-from .study import Point, Row, Size, Study, Summary, main
+from .study import Point, Row, Size, Study, Summary, is_lower, main
 
 DECAYS = (0.0, 1e-5, 3e-5, 1e-4)
 
@@ -54,7 +54,7 @@ def summarize(rows: list[Row]) -> Summary:
     """Every decay against none."""
     loss = {d: language.final(rows, "train_loss", weight_decay=d) for d in DECAYS}
     best = min(DECAYS, key=lambda decay: loss[decay].mean())
-    helps = best > 0 and language.better(loss[best], loss[0.0])
+    helps = best > 0 and is_lower(loss[best], loss[0.0])
     return Summary(
         "Does weight decay lower a language model's training loss under SGD with momentum?",
         "a small decay ends with lower training loss than none (appendix)",

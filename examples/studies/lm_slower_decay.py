@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from . import language
 from .digits import spread
-from .study import Point, Row, Size, Study, Summary, main
+from .study import Point, Row, Size, Study, Summary, is_lower, main
 
 ENDS = (50_000, 55_000, 60_000, 65_000)
 
@@ -59,7 +59,7 @@ def summarize(rows: list[Row]) -> Summary:
     loss = {e: language.final(rows, "train_loss", lr_decay_iters=e, weight_decay=0.0) for e in ENDS}
     decayed = language.final(rows, "train_loss", lr_decay_iters=ENDS[0], weight_decay=0.1)
     best = min(ENDS, key=lambda end: loss[end].mean())
-    replaces = not language.better(decayed, loss[best])
+    replaces = not is_lower(decayed, loss[best])
     return Summary(
         "Does a slower fall of the learning rate replace weight decay?",
         "it does not: weight decay 0.1 ends with a lower training loss (appendix)",

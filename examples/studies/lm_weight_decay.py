@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from . import language
 from .digits import spread
-from .study import Point, Row, Size, Study, Summary, agreement, main
+from .study import Point, Row, Size, Study, Summary, agreement, is_lower, main
 
 DECAYS = {"cosine": (0.0, 0.1, 0.3), "constant": (0.0, 0.1, 0.3, 0.6)}
 MIN_LR = {"cosine": 6e-5, "constant": 6e-4}
@@ -74,7 +74,7 @@ def summarize(rows: list[Row]) -> Summary:
         "constant": ("constant", "training"),
         "constant, then fine-tuned": ("constant", "fine-tuning"),
     }
-    lower = {n: language.better(loss(s, 0.1, p), loss(s, 0.0, p)) for n, (s, p) in parts.items()}
+    lower = {n: is_lower(loss(s, 0.1, p), loss(s, 0.0, p)) for n, (s, p) in parts.items()}
     wanted = {"cosine": True, "constant": False, "constant, then fine-tuned": True}
     texts = [
         f"{n}: {spread(loss(s, 0.0, p))} (0), {spread(loss(s, 0.1, p))} (0.1), "

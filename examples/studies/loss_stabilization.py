@@ -11,6 +11,14 @@ size tiny; 12 runs of 1000 epochs on CIFAR at size paper (one seed each).
 Size tiny: widths of 4 to 8, 24 epochs on 768 digits, learning rates and decays of the paper's order
 (a larger decay, since the epochs are fewer). "Settles" means: over the last quarter before the drop
 the loss of an epoch changes by less than a fifth of what it is, and the norm by less than 5 %.
+
+Result at size tiny (commit 05e477b, 10 CPU minutes, jax 0.10.2): vgg16: does not settle; 12 ± 2.1 %
+(large lr, decay), 10.1 ± 1.9 % (large lr, none), 72.7 ± 1.4 % (small lr, decay), 73.9 ± 0.71 %
+(small lr, none). resnet18: settles; 7.74 ± 0.95 % (large lr, decay), 8.92 ± 0.71 % (large lr,
+none), 56.6 ± 1.9 % (small lr, decay), 56.1 ± 2.1 % (small lr, none). resnet34preact: does not
+settle; 7.24 ± 0.71 % (large lr, decay), 6.9 ± 0.24 % (large lr, none), 69.2 ± 0.71 % (small lr,
+decay), 69.4 ± 1.4 % (small lr, none) (2 seeds). Agrees with the source: in part. Settles for 1 of 3
+models, ends best for 1 of 3.
 """
 
 import sys

@@ -16,7 +16,7 @@ definition that of "schedule" is that of "lr" plus 1: whichever is nearer to 0 i
 The MLP has no normalized layer; the networks of the source have one after each convolution, whose
 weights only set the effective learning rate.
 
-Result at size tiny (commit ee47e2d+, 3 CPU minutes, jax 0.10.2): best weight decay moves, in
+Result at size tiny (commit 05e477b, 32 CPU seconds, jax 0.10.2): best weight decay moves, in
 octaves per octave of learning rate, by +0.43 [+0.38, +0.80] (4 rows, 1 flat, 0 at the edge) (Adam,
 L2); +0.08 [+0.06, +0.09] (4 rows, 0 flat, 1 at the edge) (AdamW, lr); +1.10 [+1.06, +1.13] (4 rows,
 0 flat, 1 at the edge) (AdamW, schedule); +0.38 [+0.36, +0.77] (4 rows, 0 flat, 1 at the edge) (SGD,
@@ -39,9 +39,9 @@ from wdlab.separability import Separability, loss_surface, separability
 from wdlab.sweep_plot import heat_maps
 from wdlab.sweep_table import Table
 
-from . import grids, language
+from . import grids
 from .digits import spread
-from .study import Point, Row, Size, Study, Summary, main
+from .study import Point, Row, Size, Study, Summary, is_lower, main
 
 LR, DECAY = "learning_rate", "weight_decay"
 ADAM_LR, SGD_LR = (-12, -4), (-10, -2)  # powers of 2
@@ -115,7 +115,7 @@ def summarize(rows: list[Row]) -> Summary:
         "SGDW is more separable than SGD with L2": nearer(
             numbers["SGDW, schedule"], numbers["SGD, L2"]
         ),
-        "AdamW's best is better than that of Adam with L2": language.better(
+        "AdamW's best is better than that of Adam with L2": is_lower(
             losses["AdamW, schedule"], losses["Adam, L2"]
         ),
     }

@@ -16,7 +16,7 @@ decays. Such short trainings need little decay, and the best one is not identifi
 largest that costs at most 10 % (the shoulder), at the scheme's learning rate (best on average over
 the widths). The number is wdlab.separability's: octaves per octave of width; 0: it transfers.
 
-Result at size tiny (commit b46786b+, 9 CPU minutes, jax 0.10.2): octaves per octave of width, 64 to
+Result at size tiny (commit 05e477b, 2 CPU minutes, jax 0.10.2): octaves per octave of width, 64 to
 512: best learning rate -0.55 [-0.64, -0.41] (4 rows, 0 flat, 0 at the edge), largest harmless decay
 +0.64 [+0.30, +0.82] (4 rows, 0 flat, 0 at the edge) (standard, lr); best learning rate +0.21
 [+0.12, +0.41] (4 rows, 0 flat, 0 at the edge), largest harmless decay +0.89 [+0.71, +1.13] (4 rows,

@@ -118,6 +118,17 @@ def at_end(rows: Sequence[Row], column: str, **point: Any) -> np.ndarray:
     return np.array([last[seed] for seed in sorted(last)], float)
 
 
+def is_lower(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether ``one`` is lower for the same seeds by more than two standard errors.
+
+    >>> is_lower(np.array([1.0, 1.1, 1.0]), np.array([2.0, 2.1, 2.1]))
+    True
+    """
+    gain = other - one
+    error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else 0.0
+    return bool(gain.mean() > 2 * error)
+
+
 def agreement(statements: Sequence[bool]) -> Agrees:
     """Whether all of the source's statements hold, some, or none.
 

@@ -28,7 +28,7 @@ from examples.gpt import model, optim
 
 from . import language
 from .digits import spread
-from .study import Point, Row, Size, Study, Summary, agreement, main
+from .study import Point, Row, Size, Study, Summary, agreement, is_lower, main
 
 RULES = ("BERT", "NANOGPT", "MINGPT", "DEEPSPEED_CHAT", "ALL")
 DECAYS = (0.1, 1.0)
@@ -101,7 +101,7 @@ def summarize(rows: list[Row]) -> Summary:
         f"{spread(loss_of(rows, rules, DECAYS[0]))} / {spread(loss_of(rows, rules, DECAYS[1]))}"
         for rules in RULES
     ]
-    worse = [language.better(loss_of(rows, "BERT", d), loss_of(rows, "ALL", d)) for d in DECAYS]
+    worse = [is_lower(loss_of(rows, "BERT", d), loss_of(rows, "ALL", d)) for d in DECAYS]
     bare = [loss_of(rows, rules, DECAYS[0], False) for rules in ("NANOGPT", "ALL")]
     return Summary(
         "Which parameters should decay?",
