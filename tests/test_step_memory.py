@@ -110,7 +110,10 @@ STEPS = {
         10,
     ),
     "adafactor unclipped": (lambda: adafactor(clipping_threshold=None), 6),
-    "adafactor by parameter scale": (lambda: adafactor(coupling="parameter_scale"), 7),
+    "adafactor by parameter scale": (
+        lambda: adafactor(coupling="parameter_scale"),
+        8,
+    ),  # 7.0 by jaxlib 0.10.2, 8.0 by 0.12.0
     "adafactor torch": (lambda: preset("torch.Adafactor"), 7),
 }
 

@@ -103,7 +103,8 @@ class _Loops:
                 # A sum and what it sums up are one loop; other operations need an array in memory.
                 made = bind(eqn, [self._value(atom, keep=not _sums(eqn)) for atom in eqn.invars])
                 self.values |= zip(eqn.outvars, made, strict=True)
-        return [self._value(atom) for atom in self.results]
+        results = zip(map(self._value, self.results), self.jaxpr.outvars, strict=True)
+        return [_as_strong_as(atom.aval, value) for value, atom in results]
 
     def _value(self, atom: Any, *, keep: bool = True) -> Any:
         if isinstance(atom, Literal):
@@ -163,7 +164,7 @@ def _simplified(jaxpr: Jaxpr, keep_anew: bool) -> tuple[list[JaxprEqn], list[Any
 
     for eqn in jaxpr.eqns:
         eqn = eqn.replace(invars=resolved(eqn.invars))
-        if _is_anew(eqn) and not keep_anew:
+        if (_is_anew(eqn) and not keep_anew) or _changes_nothing(eqn):
             same |= zip(eqn.outvars, eqn.invars, strict=True)
         elif _is_elementwise(eqn) and (first := known.setdefault(_key(eqn), eqn)) is not eqn:
             same |= zip(eqn.outvars, first.outvars, strict=True)
@@ -183,6 +184,21 @@ def _key(eqn: JaxprEqn) -> Any:
 
 def _is_anew(eqn: JaxprEqn) -> bool:
     return eqn.primitive.name == "jit" and eqn.params["name"] == "anew"
+
+
+def _changes_nothing(eqn: JaxprEqn) -> bool:
+    """Whether it converts to the dtype that is there, as Optax does with its moments."""
+    if eqn.primitive.name != "convert_element_type" or not isinstance(eqn.invars[0], Var):
+        return False
+    before, after = (getattr(var.aval, "dtype", None) for var in (eqn.invars[0], eqn.outvars[0]))
+    return before == after
+
+
+def _as_strong_as(aval: Any, value: Any) -> Any:
+    """The value without the weak type that a dropped conversion would have taken from it."""
+    if getattr(jax.typeof(value), "weak_type", False) and not aval.weak_type:
+        return jax.lax.convert_element_type(value, aval.dtype)
+    return value
 
 
 def _is_elementwise(eqn: JaxprEqn) -> bool:
