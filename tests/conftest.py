@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from tests import small_images
+
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
 settings.load_profile("ci")
 
@@ -19,6 +21,12 @@ def x64():
     """Double precision inside the test only."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A file of small images; 66 are for training."""
+    return small_images.save(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture

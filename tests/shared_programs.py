@@ -1,15 +1,16 @@
-"""Compiled programs shared by the runs of a test module, and by all test processes."""
+"""Compiled programs shared by the runs of a test module, and by all test processes.
 
-import contextlib
+A module that imports the fixture has it around all of its tests and fixtures.
+"""
 
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 
-@contextlib.contextmanager
+@pytest.fixture(scope="module", autouse=True)
 def shared_programs(tmp_path_factory):
-    """JAX's compilation cache, on while the context is open, in processes started there too."""
+    """JAX's compilation cache, on for the module, in processes started there too."""
     folder = tmp_path_factory.getbasetemp().parent / "programs"  # One for all test processes.
     settings = {
         "jax_compilation_cache_dir": str(folder),

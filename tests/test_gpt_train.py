@@ -26,7 +26,7 @@ from examples.gpt.configs import CONFIGS
 from examples.gpt.flags import parse
 from examples.gpt.train import main
 from examples.runs import records
-from tests.shared_programs import shared_programs
+from tests.shared_programs import shared_programs  # noqa: F401  A fixture.
 
 # TensorStore futures of a failed read are collected with their exception unread.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -37,13 +37,6 @@ SMALL = shlex.split(
 )
 SHORT = [*SMALL, "--max_iters=12", "--eval_interval=4"]
 LONG = [*SMALL, "--max_iters=300", "--eval_interval=20"]  # Long enough to be killed on its way.
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_each_program_once(tmp_path_factory):
-    """Some ten runs of one small model: their programs come from JAX's cache, here and below."""
-    with shared_programs(tmp_path_factory):
-        yield
 
 
 def train(folder, *argv):

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 import wdlab
 from examples.gpt.flags import parse as parse_gpt
@@ -19,8 +18,7 @@ from examples.resnet.flags import parse as parse_resnet
 from examples.resnet.trainer import Trainer as ResNetTrainer
 from examples.runs.display import Display
 from examples.runs.records import Records
-from tests import small_images
-from tests.shared_programs import shared_programs
+from tests.shared_programs import shared_programs  # noqa: F401  A fixture.
 from wdlab.checkpoint import Checkpoints
 from wdlab.checksum import named_leaves
 
@@ -48,18 +46,6 @@ class StopAt(NamedTuple):
     def requested(self):
         step = getattr(self.trainer, "step", None)  # The ResNet's; the GPT's is in its state.
         return (self.trainer.state.step if step is None else step) >= self.step
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_each_program_once(tmp_path_factory):
-    with shared_programs(tmp_path_factory):
-        yield
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """Three classes that differ in brightness; three steps are an epoch."""
-    return small_images.save(tmp_path_factory.mktemp("images"))
 
 
 def bits(tree):

@@ -11,7 +11,7 @@ import wdlab
 from examples.resnet import flow, model, optim, sharpness, train, trainer
 from examples.resnet.flags import parse
 from tests import small_images
-from tests.shared_programs import shared_programs
+from tests.shared_programs import shared_programs  # noqa: F401  A fixture.
 
 COMMON = "--batch_size 128 --momentum 0.0"
 VGG = f"train --model vgg16 {COMMON} --epochs 1000 --lr_flow 1e-4 --first_decay 0.5"
@@ -69,12 +69,6 @@ CASES = list(zip(COMMANDS, EXPECTED, strict=True))
 SMALL = shlex.split(
     "--epochs 1 --width 2 --batch_size 16 --flow_steps 1 --probe_examples 4 --no_jacobian"
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_each_program_once(tmp_path_factory):
-    with shared_programs(tmp_path_factory):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from examples.runs import hlo, processes
 from examples.runs.errors import UserError
 from examples.runs.records import read
 from tests import small_images
-from tests.shared_programs import shared_programs
+from tests.shared_programs import shared_programs  # noqa: F401  A fixture.
 
 ROOT = Path(__file__).parent.parent
 SMALL = shlex.split(
@@ -48,17 +48,6 @@ def _small_is_a_model():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.MODELS, "small", lambda c, size, n, rngs: Small(n, rngs))
         yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_each_program_once(tmp_path_factory):
-    with shared_programs(tmp_path_factory):
-        yield
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return small_images.save(tmp_path_factory.mktemp("images"))
 
 
 def check_same_rows(folder, other):

@@ -11,25 +11,13 @@ import pytest
 from examples.resnet import train
 from examples.resnet.trainer import Trainer
 from examples.runs import records
-from tests import small_images
-from tests.shared_programs import shared_programs
+from tests.shared_programs import shared_programs  # noqa: F401  A fixture.
 
 SMALL = shlex.split(
     "tiny --model=resnet_tiny --width=2 --batch_size=16 --epochs=4 --first_decay=0.5 "
     "--momentum=0.5 --no_data_augm=False --save_every=1 --radius=5"
 )
 LINEAR = shlex.split("tiny --model=linear --no_batch_norm --batch_size=16 --epochs=3")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_each_program_once(tmp_path_factory):
-    with shared_programs(tmp_path_factory):
-        yield
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    return small_images.save(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from examples.runs import hlo, launch, processes
 from examples.runs.errors import UserError
 from examples.runs.mesh import Layout, along_batch, make_mesh
 from examples.runs.records import read
-from tests.shared_programs import shared_programs
+from tests.shared_programs import shared_programs  # noqa: F401  A fixture.
 from wdlab.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
@@ -30,12 +30,6 @@ RUN = shlex.split(  # No bias: the keys' has no gradient but rounding, which Ada
     "--warmup_iters=2 --lr_decay_iters=9 --eval_interval=9 --eval_examples=4 --log_interval=1 "
     "--sample_tokens=0 --ema_coef=0 --no_bias"
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_each_program_once(tmp_path_factory):
-    with shared_programs(tmp_path_factory):
-        yield
 
 
 def trainer_of(*flags):

@@ -150,7 +150,9 @@ class _Loops:
 
 
 def _simplified(jaxpr: Jaxpr, keep_anew: bool) -> tuple[list[JaxprEqn], list[Any]]:
-    """The operations and the results: equal ones once, and without :func:`wdlab.anew.anew`.
+    """The operations and the results: equal ones once, and without what computes nothing.
+
+    That is conversions to the same type and, unless it is kept, :func:`wdlab.anew.anew`.
 
     The new weights' norm is then read from the new weights, not from the old ones' place. And the
     barrier of ``anew``, for steps that are not made here, would keep what need not be kept here.
