@@ -24,6 +24,9 @@ CHAINS = {
     "lamb": lambda: optax.lamb(0.1, weight_decay=0.1),
     "kahan": lambda: wdlab.precision.kahan(optimizers.lionw(0.1, weight_decay=0.1, coupling="lr")),
     "muon": lambda: optax.contrib.muon(0.1),
+    "lion": lambda: optax.lion(0.1),  # Weights and momentum both read the old momentum.
+    "16-bit moment": lambda: optax.adamw(0.1, mu_dtype=jnp.bfloat16),
+    "adam, b1 = 1/2": lambda: optax.adam(0.1, b1=0.5),  # (m + g) / 2
 }
 
 

@@ -75,7 +75,14 @@ STEPS = {
         8,
     ),
     "rmsprop l2": (lambda: wdlab.conventions.build("torch.RMSprop", 0.1, weight_decay=0.1), 9),
-    "optax lion": (lambda: wdlab.conventions.build("optax.lion", 0.1), 7),
+    "optax's lion": (lambda: optax.lion(0.1), 7),
+    "optax lamb": (lambda: wdlab.conventions.build("optax.lamb", 0.1, weight_decay=0.1), 14),
+    "modded-nanogpt": (lambda: wdlab.conventions.build("modded_nanogpt.Adam", 0.1), 10),
+    "16-bit moment": (lambda: scale_by_adam(mu_dtype=jnp.bfloat16), 9.5),
+    "16-bit moment, skip": (
+        lambda: wdlab.skip_nonfinite(optax.adamw(LR, mu_dtype=jnp.bfloat16)),
+        10.5,
+    ),
     "groups": (
         lambda: groups.grouped(
             scale_by_adam(), 0.1, (groups.Group("a", learning_rate_scale=2.0), groups.Group(".*"))

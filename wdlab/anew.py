@@ -9,7 +9,7 @@ fraction of it. (Other compilers fuse the reductions themselves; they are left a
 import jax
 
 
-@jax.jit  # An operation with a name, which wdlab.loops looks for.
+@jax.jit  # An operation with a name, which wdlab.traces looks for.
 def anew(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Returns the same arrays, so that XLA:CPU computes what follows from them once more.
 

@@ -5,6 +5,7 @@ both need: it writes it to memory, as large as the parameters, into fresh pages.
 more from what is in memory already, gradients and moments, costs a fraction of that. So each large
 array that is written, summed or otherwise read as a whole gets elementwise operations of its own.
 They start behind a barrier, so that the compiler does not find them equal and merge them again.
+And what reads an array comes before what takes its place.
 
 Other compilers fuse several results into one loop themselves, and get the function as it is.
 """
@@ -18,18 +19,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
-PyTree = Any
-LARGE = 4096  # Entries: what is smaller costs more to compile twice than to keep.
-_ELEMENTWISE = frozenset(
-    """abs add add_any and bitcast_convert_type broadcast_in_dim ceil clamp convert_element_type
-    copy copy_p cos div eq erf exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p
-    logistic lt max min mul ne neg nextafter not or pow reduce_precision rem round rsqrt select_n
-    sign sin sqrt square sub tanh xor""".split()  # noqa: SIM905
+from wdlab.traces import (
+    LARGE,
+    as_strong_as,
+    bind,
+    is_anew,
+    is_elementwise,
+    made_in,
+    read_by,
+    simplified,
+    sums,
 )
+
+PyTree = Any
 
 
 def in_own_loops(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """The same function of pytrees of arrays, to be called under ``jax.jit``.
+
+    Its first arguments are taken to give their places to the results, in order.
 
     >>> jax.jit(in_own_loops(lambda x: x / jnp.sqrt(jnp.sum(x * x))))(jnp.array([3.0])).tolist()
     [1.0]
@@ -53,58 +61,63 @@ def in_own_loops(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     return call
 
 
-def bind(eqn: JaxprEqn, inputs: list[Any]) -> list[Any]:
-    """The results of one traced operation, for other inputs.
-
-    >>> [eqn] = jax.make_jaxpr(jnp.sin)(0.0).eqns
-    >>> bind(eqn, [jnp.zeros(2)])
-    [Array([0., 0.], dtype=float32)]
-    """
-    with eqn.ctx.manager:
-        out = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
-    return list(out) if eqn.primitive.multiple_results else [out]
-
-
 class _Loops:
     """Which operations each large array needs that is written or read as a whole."""
 
     def __init__(self, jaxpr: Jaxpr, *, keep_anew: bool = False):
         self.jaxpr = jaxpr
-        self.eqns, self.results = _simplified(jaxpr, keep_anew)
-        self.made_by = {v: e for e in self.eqns if _is_elementwise(e) for v in e.outvars}
+        self.eqns, self.results = simplified(jaxpr, keep_anew)
+        self.made_by = {v: e for e in self.eqns if is_elementwise(e) for v in e.outvars}
         self.written = {v for v in self.results if isinstance(v, Var)}
         others = [e for e in self.eqns if e.outvars[0] not in self.made_by]
-        kept = {v: None for e in others if not _sums(e) for v in _made(e.invars, self.made_by)}
-        kept |= dict.fromkeys(_made(self.results, self.made_by))
-        self.summed = [v for e in others if _sums(e) for v in _made(e.invars, self.made_by)]
+        kept = {v: None for e in others if not sums(e) for v in made_in(e.invars, self.made_by)}
+        kept |= dict.fromkeys(made_in(self.results, self.made_by))
+        self.summed = [v for e in others if sums(e) for v in made_in(e.invars, self.made_by)]
         self.loops = [*kept, *(v for v in self.summed if v not in kept)]
         self.bodies = {v: list(self._body(v, set())) for v in dict.fromkeys(self.loops)}
-        self.anew_of_made = any(_made(e.invars, self.made_by) for e in others if _is_anew(e))
+        self.reads = {v: read_by(body) for v, body in self.bodies.items()}
+        self.anew_of_made = any(made_in(e.invars, self.made_by) for e in others if is_anew(e))
+        self.place = {
+            result: place
+            for place, result in zip(jaxpr.invars, self.results, strict=False)
+            if isinstance(result, Var) and place in self.reads.get(result, ())
+            if place.aval == result.aval and _is_floating(place)
+        }
+        self.readers: dict[Var, list[Var]] = {}
+        for result in dict.fromkeys(made_in(self.results, self.bodies)):
+            for var in self.reads[result]:
+                self.readers.setdefault(var, []).append(result)
 
     @property
     def would_keep_copies(self) -> bool:
         """Whether two loops need the same operation, or a sum is of what another one writes.
 
-        A loop that only reads what another one writes is left to XLA, whose order is the better.
+        Or one reads what another one overwrites. A loop that only reads what another one writes is
+        left to XLA, whose order is the better, unless a sum has a factor that it would take out of
+        it: (m + g) / 2 is then computed from m again where it is read.
         """
         needed = Counter(id(eqn) for v in self.loops for eqn in self.bodies[v])
         bodies = [self.bodies[v] for v in self.summed]
         shared = max(needed.values(), default=0) > 1
-        read = any(_made(eqn.invars, self.bodies) for body in bodies for eqn in body)
-        return shared or read or bool(self.written.intersection(self.summed)) or self.anew_of_made
+        read = any(made_in(eqn.invars, self.bodies) for body in bodies for eqn in body)
+        summed = bool(self.written.intersection(self.summed))
+        overwritten = any(map(self._earlier, self.place))
+        factor = any(map(self._has_factor, self.made_by.values()))
+        return shared or read or summed or overwritten or factor or self.anew_of_made
 
     def run(self, consts: list[Any], inputs: list[Any]) -> list[Any]:
         """The results, each loop behind a barrier of its own."""
         self.values = dict(zip(self.jaxpr.constvars, consts, strict=True))
         self.values |= zip(self.jaxpr.invars, inputs, strict=True)
         self.behind: dict[tuple[Var, ...], list[Any]] = {}
+        self.started: set[Var] = set()
         for eqn in self.eqns:
             if eqn.outvars[0] not in self.made_by:
                 # A sum and what it sums up are one loop; other operations need an array in memory.
-                made = bind(eqn, [self._value(atom, keep=not _sums(eqn)) for atom in eqn.invars])
+                made = bind(eqn, [self._value(atom, keep=not sums(eqn)) for atom in eqn.invars])
                 self.values |= zip(eqn.outvars, made, strict=True)
         results = zip(map(self._value, self.results), self.jaxpr.outvars, strict=True)
-        return [_as_strong_as(atom.aval, value) for value, atom in results]
+        return [as_strong_as(atom.aval, value) for value, atom in results]
 
     def _value(self, atom: Any, *, keep: bool = True) -> Any:
         if isinstance(atom, Literal):
@@ -117,9 +130,9 @@ class _Loops:
         return value
 
     def _loop(self, result: Var) -> Any:
-        body = self.bodies[result]
-        inside = {var for eqn in body for var in eqn.outvars}
-        read = {v: None for e in body for v in e.invars if isinstance(v, Var) and v not in inside}
+        body, read = self.bodies[result], self.reads[result]
+        self.started.add(result)
+        first = [self._value(v) for v in self._earlier(result) if self._can_start(v)]
         # Numbers too: one that is written out in two loops would be made an array for both.
         numbers: dict[int, Any] = {
             id(v): v for e in body for v in e.invars if isinstance(v, Literal)
@@ -131,10 +144,38 @@ class _Loops:
         barrier = jax.lax.optimization_barrier([*arrays, *scalars])
         self.behind[key] = barrier[: len(key)]
         local = dict(zip([*read, *numbers], barrier, strict=True))
+        for other in first:
+            local[self.place[result]] = _after(other, local[self.place[result]])
         for eqn in body:
             made = bind(eqn, [local[id(v) if isinstance(v, Literal) else v] for v in eqn.invars])
             local |= zip(eqn.outvars, made, strict=True)
         return local[result]
+
+    def _earlier(self, result: Var) -> list[Var]:
+        """The other results that read what this one overwrites, and that it does not read."""
+        near = self.readers[self.place[result]] if result in self.place else []
+        near = [v for v in near if v is not result]
+        return [v for v in near if not self._follows(result, v) and not self._follows(v, result)]
+
+    def _follows(self, var: Var, other: Var) -> bool:
+        return any(v is other or self._follows(v, other) for v in self.reads.get(var, ()))
+
+    def _can_start(self, var: Var) -> bool:
+        """Whether all that its loop reads is known, or can be."""
+        if var in self.values:
+            return True
+        started = var not in self.reads or var in self.started
+        return not started and all(map(self._can_start, self.reads[var]))
+
+    def _has_factor(self, eqn: JaxprEqn) -> bool:
+        """Whether it is a sum of two products with the same number."""
+        products = [self.made_by.get(v) for v in eqn.invars if isinstance(v, Var)]
+        factors = [
+            {np.asarray(v.val).item() for v in product.invars if isinstance(v, Literal)}
+            for product in products
+            if product is not None and product.primitive.name == "mul"
+        ]
+        return eqn.primitive.name == "add" and len(factors) == 2 and bool(factors[0] & factors[1])
 
     def _body(self, var: Var, seen: set[int]) -> Iterator[JaxprEqn]:
         """The operations from what is in memory to ``var``, in order."""
@@ -142,79 +183,25 @@ class _Loops:
         if id(eqn) in seen:
             return
         seen.add(id(eqn))
-        for atom in _made(eqn.invars, self.made_by):
+        for atom in made_in(eqn.invars, self.made_by):
             # A new moment is read from where it is written: its old place may be overwritten.
             if atom not in self.written:
                 yield from self._body(atom, seen)
         yield eqn
 
 
-def _simplified(jaxpr: Jaxpr, keep_anew: bool) -> tuple[list[JaxprEqn], list[Any]]:
-    """The operations and the results: equal ones once, and without what computes nothing.
+def _is_floating(var: Var) -> bool:
+    return jnp.issubdtype(getattr(var.aval, "dtype", bool), jnp.floating)
 
-    That is conversions to the same type and, unless it is kept, :func:`wdlab.anew.anew`.
 
-    The new weights' norm is then read from the new weights, not from the old ones' place. And the
-    barrier of ``anew``, for steps that are not made here, would keep what need not be kept here.
+def _after(other: jax.Array, array: jax.Array) -> jax.Array:
+    """The same array, as something that depends on the other one.
+
+    XLA looks at data when it looks for copies: it has dropped all barriers by then. What is taken
+    off is 0, as the upper half of a 16-bit number, which it does not see.
     """
-    same: dict[Var, Any] = {}
-    known: dict[Any, JaxprEqn] = {}
-    eqns = []
-
-    def resolved(atoms: list[Any]) -> list[Any]:
-        return [same.get(v, v) if isinstance(v, Var) else v for v in atoms]
-
-    for eqn in jaxpr.eqns:
-        eqn = eqn.replace(invars=resolved(eqn.invars))
-        if (_is_anew(eqn) and not keep_anew) or _changes_nothing(eqn):
-            same |= zip(eqn.outvars, eqn.invars, strict=True)
-        elif _is_elementwise(eqn) and (first := known.setdefault(_key(eqn), eqn)) is not eqn:
-            same |= zip(eqn.outvars, first.outvars, strict=True)
-        else:
-            eqns.append(eqn)
-    return eqns, resolved(jaxpr.outvars)
-
-
-def _key(eqn: JaxprEqn) -> Any:
-    """Equal for operations of which one will do."""
-    inputs = (
-        (np.asarray(v.val).tobytes(), str(v.aval)) if isinstance(v, Literal) else v
-        for v in eqn.invars
-    )
-    return eqn.primitive, *inputs, *sorted(eqn.params.items())
-
-
-def _is_anew(eqn: JaxprEqn) -> bool:
-    return eqn.primitive.name == "jit" and eqn.params["name"] == "anew"
-
-
-def _changes_nothing(eqn: JaxprEqn) -> bool:
-    """Whether it converts to the dtype that is there, as Optax does with its moments."""
-    if eqn.primitive.name != "convert_element_type" or not isinstance(eqn.invars[0], Var):
-        return False
-    before, after = (getattr(var.aval, "dtype", None) for var in (eqn.invars[0], eqn.outvars[0]))
-    return before == after
-
-
-def _as_strong_as(aval: Any, value: Any) -> Any:
-    """The value without the weak type that a dropped conversion would have taken from it."""
-    if getattr(jax.typeof(value), "weak_type", False) and not aval.weak_type:
-        return jax.lax.convert_element_type(value, aval.dtype)
-    return value
-
-
-def _is_elementwise(eqn: JaxprEqn) -> bool:
-    """Whether it makes a large array entry by entry."""
-    if any(getattr(var.aval, "size", 0) < LARGE for var in eqn.outvars):
-        return False
-    if eqn.primitive.name == "jit":
-        return all(e.primitive.name in _ELEMENTWISE for e in eqn.params["jaxpr"].jaxpr.eqns)
-    return eqn.primitive.name in _ELEMENTWISE
-
-
-def _sums(eqn: JaxprEqn) -> bool:
-    return eqn.primitive.name.startswith("reduce_")
-
-
-def _made(atoms: list[Any], made_by: dict[Var, Any]) -> list[Var]:
-    return [v for v in atoms if isinstance(v, Var) and v in made_by]
+    entry = jax.lax.slice(other, [0] * other.ndim, [1] * other.ndim).reshape(())
+    if jnp.issubdtype(entry.dtype, jnp.floating):
+        entry = jax.lax.bitcast_convert_type(entry, f"uint{8 * entry.dtype.itemsize}")
+    zero = entry.astype(jnp.uint16).astype(jnp.uint32) >> 16
+    return array - zero.astype(array.dtype)

@@ -23,7 +23,7 @@ from jax.extend.core import Literal, Var
 
 from wdlab.checks import check_number
 from wdlab.dtypes import working_dtype
-from wdlab.loops import bind
+from wdlab.traces import bind
 
 PyTree = Any
 

@@ -1,5 +1,7 @@
 """The conventions of Optax, read in and run against optax 0.2.8."""
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from wdlab.adafactor import adafactor
@@ -7,6 +9,7 @@ from wdlab.convention import Convention, Request
 from wdlab.convention_parts import optax_adam, rate_of, signed_step, with_decay
 from wdlab.dtypes import in_float32
 from wdlab.lion import scale_by_lion
+from wdlab.norms import norm
 from wdlab.transforms import add_l2_gradient
 
 _OPTAX = "https://github.com/google-deepmind/optax/blob/v0.2.8/optax/_src/alias.py"
@@ -34,10 +37,17 @@ def _lamb(request: Request) -> optax.GradientTransformation:
         optax.chain(
             optax_adam(request),
             add_l2_gradient(request.weight_decay, rules=request.rules),
-            optax.scale_by_trust_ratio(),
+            optax.stateless(lambda u, p: jax.tree.map(_scaled_by_trust_ratio, u, p)),
             signed_step(rate_of(request)),
         )
     )
+
+
+def _scaled_by_trust_ratio(update: jax.Array, param: jax.Array) -> jax.Array:
+    """As ``optax.scale_by_trust_ratio``, whose differentiable norms keep a copy of both arrays."""
+    size, length = norm(param), norm(update)
+    moving = (size != 0) & (length != 0)
+    return update * jnp.where(moving, size / length, 1.0).astype(update.dtype)
 
 
 def _adafactor(request: Request) -> optax.GradientTransformation:
