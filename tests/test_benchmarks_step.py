@@ -4,7 +4,7 @@ import jax
 import optax
 import pytest
 
-from examples.benchmarks import optimizer_step
+from examples.benchmarks import contenders, optimizer_step
 from examples.benchmarks.rows import ROWS
 
 
@@ -14,7 +14,7 @@ def test_the_tree_is_gpt2():
 
 def test_figures_of_a_compiled_step():
     shapes = optimizer_step.small_leaves(4)
-    contender = optimizer_step.compiled_step(optimizer_step.plain_update, optax.sgd(0.1), shapes)
+    contender = contenders.compiled_step(contenders.plain_update, optax.sgd(0.1), shapes)
     step = contender.start()
     step()
     step()  # The buffers given back are those of the next step.
@@ -26,6 +26,16 @@ def test_a_row_is_measured_as_wide_as_the_table():
     row = next(row for row in ROWS if row.name == "sgd")
     cells = optimizer_step.measure(row, optimizer_step.small_leaves(2), repeats=1)
     assert len(cells) == len(optimizer_step.COLUMNS)
+
+
+def test_a_process_of_its_own_compiles_and_steps():
+    row = next(row for row in ROWS if row.name == "adamw")
+    shapes = optimizer_step.small_leaves(2)
+    here = contenders.compiled(row, "wdlab", shapes)
+    there = contenders.compiled_elsewhere(row, "wdlab", shapes)
+    assert (there.words, there.state) == (here.words, here.state)
+    assert there.compile_s > 0.0
+    assert min(contenders.times_in_turn([there], repeats=1)) > 0.0
 
 
 def test_an_unknown_optimizer_is_told_in_one_line(capsys):
