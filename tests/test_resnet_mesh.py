@@ -1,7 +1,6 @@
 """Image models on meshes and in processes: the same run on any number of devices."""
 
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from examples.resnet.trainer import Trainer
 from examples.runs import hlo, processes
 from examples.runs.errors import UserError
 from examples.runs.records import read
+from examples.runs.share import bytes_told
 from tests import small_images
 from tests.shared_programs import shared_programs  # noqa: F401  A fixture.
 
@@ -137,8 +137,8 @@ def test_two_processes_train_as_one(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 x cpu (data 1 x fsdp 2, 2 processes)" in done.stdout
     assert done.stdout.count("epoch 2: train loss") == 1  # One log.
-    size = int(re.search(r"([\d,]+) bytes in a process", done.stdout)[1].replace(",", ""))
-    assert size == 2 * 3 * 3 * 64**2 * 4 / 2 + 4  # Weights and average, and a count.
+    weights_and_average = 2 * 3 * 3 * 64**2 * 4
+    assert bytes_told(done.stdout) == weights_and_average / 2 + 4  # And a count.
     assert (two / "checkpoints/8").is_dir()
     assert train.main([*flags, f"--out_dir={one}"]) == 0
     check_same_rows(two, one)

@@ -15,8 +15,8 @@ from examples.runs import processes, run_dir
 from examples.runs.command import command, train
 from examples.runs.display import Display
 from examples.runs.errors import UserError
-from examples.runs.mesh import bytes_here
 from examples.runs.records import Records
+from examples.runs.share import share_line
 from examples.runs.stop import StopRequest
 from wdlab.checkpoint import Checkpoints
 
@@ -46,8 +46,7 @@ def describe(trainer: Trainer, name: str, folder: Path, display: Display) -> Non
         display.line(
             f"weight decay {config.weight_decay} is L2, added to the gradient before the optimizer"
         )
-    size = bytes_here((carry.params, carry.opt_state, carry.ema))
-    display.line(f"weights, their average and the optimizer's state: {size:,} bytes in a process")
+    display.line(share_line(carry.params, carry.opt_state, carry.ema))
     display.line(f"{name} on {trainer.layout}, results in {folder}")
 
 

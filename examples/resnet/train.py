@@ -17,8 +17,8 @@ from examples.runs import processes, run_dir
 from examples.runs.command import command, train
 from examples.runs.display import Display
 from examples.runs.errors import UserError
-from examples.runs.mesh import bytes_here
 from examples.runs.records import Records
+from examples.runs.share import share_line
 from examples.runs.stop import StopRequest
 from wdlab.checkpoint import Checkpoints
 
@@ -30,19 +30,18 @@ from .trainer import Probe, Trainer
 
 def describe(trainer: Trainer, display: Display) -> None:
     """Shows which parameters decay and why, and the model."""
-    config = trainer.config
-    wdlab.print_decay(trainer.state.params, trainer.rules, console=display.console)
+    config, state = trainer.config, trainer.state
+    wdlab.print_decay(state.params, trainer.rules, console=display.console)
     display.line(
         f"weight decay {config.wd} is L2: wd * w is added to the gradient, before the momentum"
     )
-    count = sum(p.size for p in jax.tree.leaves(trainer.state.params))
+    count = sum(p.size for p in jax.tree.leaves(state.params))
     display.line(
         f"{config.model} of width {config.width}, {count:,} parameters, on {config.dataset}: "
         f"{len(trainer.data.x_train)} training and {len(trainer.data.x_test)} test images, "
         f"{trainer.data.n_classes} classes"
     )
-    size = bytes_here((trainer.state.params, trainer.state.opt_state, trainer.state.ema))
-    display.line(f"weights, their average and the optimizer's state: {size:,} bytes in a process")
+    display.line(share_line(state.params, state.opt_state, state.ema))
 
 
 def run(config: Config, probe: Probe | None = None) -> int:

@@ -135,17 +135,6 @@ def whole_shares(count: int) -> int:
     return -(-count // devices) * devices
 
 
-def bytes_here(tree: PyTree) -> int:
-    """What the arrays take on the devices of this process.
-
-    Example:
-      >>> bytes_here({"kernel": jax.numpy.zeros((2, 3))})
-      24
-    """
-    leaves = jax.tree.leaves(tree)
-    return sum(shard.data.nbytes for leaf in leaves for shard in leaf.addressable_shards)
-
-
 class Layout:
     """Shardings of a run's arrays.
 
