@@ -116,6 +116,59 @@ def test_stochastic_rounding_is_reproducible_and_differs_by_seed():
     assert (run(0) != run(1)).any()
 
 
+def noise_twin(key, shape):
+    """MurmurHash3's finalizer, twice, over positions in C order."""
+
+    def mixed(x):
+        x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+        x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+        return x ^ (x >> np.uint32(16))
+
+    first, second = np.asarray(jax.random.key_data(key))
+    position = np.arange(np.prod(shape, dtype=np.int64)).astype(np.uint32).reshape(shape)
+    return (mixed(mixed(position ^ first) + second) >> np.uint32(8)) * 2.0**-24
+
+
+def test_the_noise_of_rounding_is_its_twin_even_and_uncorrelated():
+    shape = (200, 5000)
+    now, then = (
+        np.asarray(precision.uniform_noise(key, shape), np.float64)
+        for key in jax.random.split(jax.random.key(3))
+    )
+    np.testing.assert_array_equal(now, noise_twin(jax.random.split(jax.random.key(3))[0], shape))
+    for scale in (2**8, 2**16, 2**24):  # Upper, middle and lower eight bits.
+        counts = np.bincount((now * scale).astype(np.int64).ravel() % 256, minlength=256)
+        chi_squared = np.sum((counts - now.size / 256) ** 2 / (now.size / 256))
+        assert abs(chi_squared - 255) < 5 * np.sqrt(2 * 255)
+    others = (then, np.roll(now, 1, axis=1), np.roll(now, 1, axis=0), np.roll(then, 1, axis=1))
+    for other in others:
+        assert abs(np.corrcoef(now.ravel(), other.ravel())[0, 1]) < 5 / np.sqrt(now.size)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_number_is_rounded_to_each_neighbour_as_often_as_it_is_near(dtype):
+    low = jnp.asarray([1.0, -3.0, 0.01, 1.5], dtype)
+    high = jnp.nextafter(low, jnp.asarray([2.0, -4.0, 1.0, 0.0], dtype))
+    low, high = (np.asarray(x, np.float64)[:, None] for x in (low, high))
+    shares = np.asarray([[0.1], [0.5], [0.75], [2.0**-10]])
+    tries = 400_000
+    x = jnp.broadcast_to(jnp.asarray(low + shares * (high - low), jnp.float32), (4, tries))
+    got = np.asarray(precision._round_stochastically(x, dtype, jax.random.key(0)), np.float64)
+    assert np.all((got == low) | (got == high))
+    error = np.sqrt(shares * (1 - shares) / tries)
+    assert np.all(np.abs(np.mean(got == high, axis=1, keepdims=True) - shares) < 4.5 * error)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_what_is_not_finite_stays_so(dtype):
+    bits = np.asarray([0x7F800001, 0xFF800001, 0x7F800000, 0xFF800000, 0x7FFFFFFF], np.uint32)
+    got = precision._round_stochastically(
+        jnp.asarray(bits.view(np.float32)), dtype, jax.random.key(0)
+    )
+    expected = [np.nan, np.nan, np.inf, -np.inf, np.nan]
+    np.testing.assert_array_equal(np.asarray(got, np.float64), expected)
+
+
 def test_masters_equal_a_float32_run_rounded():
     start = jnp.asarray(np.linspace(-1, 1, 50), jnp.bfloat16)
     inner = wdlab.optimizers.adamw(1e-3, weight_decay=0.1, coupling="lr")

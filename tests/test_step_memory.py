@@ -125,9 +125,9 @@ STEPS = {
 }
 
 
-def figures(tx, make_update=wdlab.make_update, shape=(256, 512)):
+def figures(tx, make_update=wdlab.make_update, shape=(256, 512), dtype=jnp.float32):
     """Temporaries and traffic, as parts of the parameters' bytes; nothing is run."""
-    params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name in "abcd"}
+    params = {name: jax.ShapeDtypeStruct(shape, dtype) for name in "abcd"}
     state = jax.eval_shape(tx.init, params)
     compiled = make_update(tx).lower(params, state, params).compile()
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in params.values())
@@ -149,6 +149,21 @@ def plain_update(tx):
 def test_no_temporaries(name):
     make, most = STEPS[name]
     temporaries, words = figures(make())
+    assert temporaries <= 0.01
+    assert words <= most + 0.1
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "most"),  # Words of 2 bytes; the moments have 4.
+    [
+        (lambda tx: tx, 16),
+        (precision.stochastic_rounding, 16),
+        (precision.float32_masters, 22),
+    ],
+)
+def test_no_temporaries_with_16_bit_parameters(wrapper, most):
+    tx = wrapper(optimizers.adamw(LR, **DECAY))
+    temporaries, words = figures(tx, dtype=jnp.bfloat16)
     assert temporaries <= 0.01
     assert words <= most + 0.1
 

@@ -9,9 +9,9 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 LARGE = 4096  # Entries: what is smaller costs more to compile twice than to keep.
 _ELEMENTWISE = frozenset(
     """abs add add_any and bitcast_convert_type broadcast_in_dim ceil clamp convert_element_type
-    copy copy_p cos div eq erf exp exp2 expm1 floor ge gt integer_pow is_finite le log log1p
+    copy copy_p cos div eq erf exp exp2 expm1 floor ge gt integer_pow iota is_finite le log log1p
     logistic lt max min mul ne neg nextafter not or pow reduce_precision rem round rsqrt select_n
-    sign sin sqrt square sub tanh xor""".split()  # noqa: SIM905
+    shift_right_logical sign sin sqrt square sub tanh xor""".split()  # noqa: SIM905
 )
 
 
