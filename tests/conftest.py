@@ -1,4 +1,4 @@
-"""Eight CPU devices for the sharding tests; float64 where a test asks for it."""
+"""Eight CPU devices, one compilation cache for all test processes; float64 where a test asks."""
 
 import os
 
@@ -9,11 +9,49 @@ import jax
 import numpy as np
 import pytest
 from hypothesis import settings
+from jax.experimental.compilation_cache import compilation_cache
 
 from tests import small_images
 
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
 settings.load_profile("ci")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_programs(tmp_path_factory):
+    """What one test compiled, the others read: those of other processes too, started here or not.
+
+    A program is found by its text and the compiler's settings; what is measured of it is the same.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # One for all of pytest's own processes.
+    values = {
+        "jax_compilation_cache_dir": str(folder / "programs"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        yield
+
+
+@pytest.fixture(scope="module")
+def compile_quickly():
+    """LLVM's optimizations off, here and in processes started here; XLA's own passes are as ever.
+
+    For modules that run whole programs of seconds, most of which LLVM would take.
+    """
+    before = jax.config.read("jax_disable_most_optimizations")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        jax.clear_caches()  # All of the module's programs are compiled so: runs compare bits.
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import wdlab
 from examples.gpt.flags import parse as parse_gpt
@@ -18,10 +19,10 @@ from examples.resnet.flags import parse as parse_resnet
 from examples.resnet.trainer import Trainer as ResNetTrainer
 from examples.runs.display import Display
 from examples.runs.records import Records
-from tests.shared_programs import shared_programs  # noqa: F401  A fixture.
 from wdlab.checkpoint import Checkpoints
 from wdlab.checksum import named_leaves
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 STEPS = 6
 GPT = shlex.split(
     f"tiny --n_layer=1 --n_head=2 --n_embd=8 --block_size=8 --batch_size=2 --max_iters={STEPS} "

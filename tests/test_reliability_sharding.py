@@ -14,6 +14,7 @@ from tests.test_training import OPTIMIZERS
 from wdlab.nonfinite import skip_nonfinite
 from wdlab.paths import leaves_with_paths
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")  # Where arrays are is asked, not values.
 SHAPES = {
     "tall": ((4096, 128), ("data", "model")),
     "wide": ((128, 4096), ("data", "model")),

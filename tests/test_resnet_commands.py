@@ -11,8 +11,8 @@ import wdlab
 from examples.resnet import flow, model, optim, sharpness, train, trainer
 from examples.resnet.flags import parse
 from tests import small_images
-from tests.shared_programs import shared_programs  # noqa: F401  A fixture.
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 COMMON = "--batch_size 128 --momentum 0.0"
 VGG = f"train --model vgg16 {COMMON} --epochs 1000 --lr_flow 1e-4 --first_decay 0.5"
 RESNET18 = (
