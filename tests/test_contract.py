@@ -119,7 +119,7 @@ def test_dtypes_and_state_structure_are_stable(make, decay, dtype, x64):
     params = tree(dtype)
     tx = make(decay)
     state = tx.init(params)
-    updates, new_state = tx.update(grads_like(params), state, params)
+    updates, new_state = jax.eval_shape(tx.update, grads_like(params), state, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
 
@@ -206,12 +206,12 @@ def test_inject_hyperparams_reaches_the_same_update(make):
 @every_member
 def test_vmap_over_weight_decay(make):
     params = tree()
-    decays = jnp.array([0.0, 0.05, 0.1])
-    batch = jax.jit(jax.vmap(lambda decay: run(make(decay), params, jit=False)))(decays)
+    decays = jnp.array([0.0, 0.1])
+    batch = jax.jit(jax.vmap(lambda decay: run(make(decay), params, steps=2, jit=False)))(decays)
     for row, decay in enumerate(decays.tolist()):
         chex.assert_trees_all_close(
             jax.tree.map(lambda leaf, row=row: leaf[row], batch),
-            run(make(decay), params),
+            run(make(decay), params, steps=2),
             rtol=1e-5,
             atol=1e-6,
         )
