@@ -12,15 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from examples.benchmarks import scaling
 from examples.gpt import data as data_lib
 from examples.gpt import start
 from examples.gpt.flags import parse
 from examples.gpt.train import main
 from examples.gpt.trainer import Trainer
+from examples.resnet import data as resnet_data
+from examples.resnet import flags as resnet_flags
 from examples.runs import hlo, launch, processes
 from examples.runs.errors import UserError
 from examples.runs.mesh import Layout, along_batch, make_mesh
 from examples.runs.records import read
+from examples.runs.share import bytes_told
 from tests.shared_programs import shared_programs  # noqa: F401  A fixture.
 from wdlab.checkpoint import Checkpoints
 
@@ -47,10 +51,6 @@ def losses(folder):
     return [row["batch_loss"] for row in read(folder / "metrics.jsonl")[1:]]
 
 
-def bytes_in_a_process(shown):
-    return int(re.search(r"([\d,]+) bytes in a process", shown)[1].replace(",", ""))
-
-
 def test_two_processes_train_as_one_and_one_goes_on_with_theirs(tmp_path, capsys):
     one, two = tmp_path / "one", tmp_path / "two"
     program = ["examples.gpt.train", *RUN, "--max_iters=3", "--mesh_fsdp=2", f"--out_dir={two}"]
@@ -62,13 +62,65 @@ def test_two_processes_train_as_one_and_one_goes_on_with_theirs(tmp_path, capsys
     assert "2 x cpu (data 1 x fsdp 2, 2 processes)" in done.stdout
     assert done.stdout.count("step 3: train loss") == 1  # One log.
     assert main([*RUN, "--max_iters=5", f"--out_dir={one}"]) == 0
-    assert bytes_in_a_process(done.stdout) < 0.55 * bytes_in_a_process(capsys.readouterr().out)
+    assert bytes_told(done.stdout) < 0.55 * bytes_told(capsys.readouterr().out)
     assert main([*RUN, "--max_iters=5", "--resume", f"--out_dir={two}"]) == 0
     assert "resuming at step 3" in capsys.readouterr().out
     np.testing.assert_allclose(losses(two), losses(one), rtol=0, atol=1e-5)
     trainer = trainer_of()
     for a, b in zip(weights(trainer, two), weights(trainer, one), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+def run_of(loss=0.0, weight=0.0, mean=0.0):
+    return scaling.Run(
+        [np.full(20, 2.0) + loss], [np.ones(3), np.full((2, 2), 0.5) + weight], [np.zeros(2) + mean]
+    )
+
+
+def test_the_benchmark_names_every_claim_that_does_not_hold():
+    sizes = {"1": 1000, "2": 549, "4": 276}
+    runs = {"1": run_of(), "2": run_of(9e-6), "4": run_of(0, -2e-5), "4 -> 1": run_of(mean=np.nan)}
+    lines, wrong = scaling.judge(sizes, runs)
+    assert lines[1] == ["2", "549", "0.549", "9.0e-06", "0.0e+00", "0.0e+00"]
+    assert lines[3] == ["4 -> 1", "", "", "0.0e+00", "0.0e+00", "nan"]
+    assert wrong == [
+        "4 processes: 0.276 of the bytes of 1",
+        "4 processes: weights differ by 2.0e-05 from 1's",
+        "4 -> 1 processes: statistics differ by nan from 1's",
+    ]
+
+
+def test_the_benchmark_takes_up_the_run_as_if_it_had_been_stopped(tmp_path, monkeypatch):
+    for name in ("5", "10", "15", "20"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    (tmp_path / "checkpoints" / "lock").touch()
+    made = []
+
+    def train(example, folder, processes, flags):
+        steps = {int(path.name) for path in (folder / "checkpoints").glob("[0-9]*")}
+        made.append((processes, max(steps), flags[-1]))
+        for step in {5, 10, 15, 20} - steps:
+            (folder / "checkpoints" / str(step)).mkdir()
+        return f"resuming at step {min(max(steps), 10)}\n"
+
+    monkeypatch.setattr(scaling, "train", train)
+    with pytest.raises(UserError, match="resnet did not go on from step 15"):
+        scaling.move("resnet", tmp_path, [2, 1, 4], [])
+    assert made == [(2, 5, "--resume"), (1, 10, "--resume"), (4, 15, "--resume")]
+
+
+@pytest.mark.parametrize("example", list(scaling.FLAGS))
+def test_the_benchmark_has_a_record_of_every_step(example, tmp_path):
+    flags = scaling.flags_of(example, tmp_path)
+    if example == "gpt":
+        config = parse(flags)[1]
+        assert (config.max_iters, config.log_interval) == (scaling.STEPS, 1)
+    else:
+        config = resnet_flags.parse(flags)
+        images = resnet_data.load(config)
+        assert images.image_size == 8
+        assert len(images.x_train) // config.batch_size * config.epochs == scaling.STEPS
+        assert config.epochs == scaling.STEPS
 
 
 def test_the_state_is_born_where_the_step_leaves_it():
