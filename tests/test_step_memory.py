@@ -92,6 +92,10 @@ STEPS = {
     "hyperball": (lambda: optax.chain(scale_by_adam(), hyperball(LR, rules=1.0)), 20),
     "keep initial norm": (lambda: after_adam(keep_initial_norm(rules=1.0)), 16),
     "constrain norms": (lambda: after_adam(constrain_norms()), 14),
+    "constrain norms, skip": (
+        lambda: wdlab.skip_nonfinite(after_adam(constrain_norms("warm_start", 5))),
+        17,
+    ),
     "clip after adam": (lambda: optax.chain(scale_by_adam(), wdlab.clip_by_block_rms(1.0)), 12),
     "skip nonfinite": (
         lambda: wdlab.skip_nonfinite(clipped(wdlab.clip_by_global_norm(1.0))),

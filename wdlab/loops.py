@@ -26,6 +26,7 @@ from wdlab.traces import (
     is_anew,
     is_elementwise,
     made_in,
+    needs,
     read_by,
     simplified,
     sums,
@@ -72,7 +73,8 @@ class _Loops:
         others = [e for e in self.eqns if e.outvars[0] not in self.made_by]
         kept = {v: None for e in others if not sums(e) for v in made_in(e.invars, self.made_by)}
         kept |= dict.fromkeys(made_in(self.results, self.made_by))
-        self.summed = [v for e in others if sums(e) for v in made_in(e.invars, self.made_by)]
+        self.sums = [e for e in others if sums(e)]
+        self.summed = [v for e in self.sums for v in made_in(e.invars, self.made_by)]
         self.loops = [*kept, *(v for v in self.summed if v not in kept)]
         self.bodies = {v: list(self._body(v, set())) for v in dict.fromkeys(self.loops)}
         self.reads = {v: read_by(body) for v, body in self.bodies.items()}
@@ -83,10 +85,13 @@ class _Loops:
             if isinstance(result, Var) and place in self.reads.get(result, ())
             if place.aval == result.aval and _is_floating(place)
         }
+        readers = [(v, v) for v in dict.fromkeys(made_in(self.results, self.bodies))]
+        readers += [(e.outvars[0], v) for e in self.sums for v in made_in(e.invars, self.made_by)]
         self.readers: dict[Var, list[Var]] = {}
-        for result in dict.fromkeys(made_in(self.results, self.bodies)):
-            for var in self.reads[result]:
-                self.readers.setdefault(var, []).append(result)
+        for made, loop in readers:
+            for var in self.reads[loop]:
+                self.readers.setdefault(var, []).append(made)
+        self.needs = needs(self.eqns, [made for made, _ in readers])
 
     @property
     def would_keep_copies(self) -> bool:
@@ -152,13 +157,9 @@ class _Loops:
         return local[result]
 
     def _earlier(self, result: Var) -> list[Var]:
-        """The other results that read what this one overwrites, and that it does not read."""
+        """Other results, and sums, that read what this one overwrites and do not depend on it."""
         near = self.readers[self.place[result]] if result in self.place else []
-        near = [v for v in near if v is not result]
-        return [v for v in near if not self._follows(result, v) and not self._follows(v, result)]
-
-    def _follows(self, var: Var, other: Var) -> bool:
-        return any(v is other or self._follows(v, other) for v in self.reads.get(var, ()))
+        return [v for v in near if not self.needs(result, v) and not self.needs(v, result)]
 
     def _can_start(self, var: Var) -> bool:
         """Whether all that its loop reads is known, or can be."""

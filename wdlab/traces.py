@@ -1,5 +1,8 @@
 """Functions as JAX traces them: their operations, simplified, told apart and done again."""
 
+import functools
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -106,3 +109,23 @@ def read_by(body: list[JaxprEqn]) -> list[Var]:
     inside = {var for eqn in body for var in eqn.outvars}
     read = {v: None for e in body for v in e.invars if isinstance(v, Var) and v not in inside}
     return list(read)
+
+
+def needs(eqns: list[JaxprEqn], which: list[Var]) -> Callable[[Var, Var], bool]:
+    """A function: whether the first of two variables depends on the second, one of ``which``.
+
+    Each depends on itself.
+
+    >>> eqns = jax.make_jaxpr(lambda x: jax.numpy.cos(jax.numpy.sin(x)))(0.0).eqns
+    >>> sin, cos = (eqn.outvars[0] for eqn in eqns)
+    >>> depends = needs(eqns, [sin, cos])
+    >>> depends(cos, sin), depends(sin, cos)
+    (True, False)
+    """
+    bits = {var: 1 << i for i, var in enumerate(dict.fromkeys(which))}
+    behind: dict[Var, int] = {}  # As bits of one number: there can be thousands of thousands.
+    for eqn in eqns:
+        read = (behind.get(v, 0) for v in eqn.invars if isinstance(v, Var))
+        everything = functools.reduce(operator.or_, read, 0)
+        behind |= {v: everything | bits.get(v, 0) for v in eqn.outvars}
+    return lambda var, other: bool(behind[var] & bits[other])
