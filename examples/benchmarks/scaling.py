@@ -150,7 +150,7 @@ def measure(example: str, folder: Path, counts: Sequence[int]) -> tuple[dict[str
         sizes[str(n)] = bytes_told(train(example, folder / str(n), n, flags))
     moves = sorted(counts, reverse=True)
     moves.append(moves[0])
-    moved = folder / " -> ".join(map(str, moves))
+    moved = folder / ", ".join(map(str, moves))
     shutil.copytree(folder / str(moves[0]), moved)
     move(example, moved, moves[1:], flags)
     like = fresh_state(example, flags)
@@ -187,9 +187,8 @@ def judge(sizes: dict[str, int], runs: dict[str, Run]) -> tuple[list[list[str]],
 
 def compare(chosen: Sequence[str], folder: Path, counts: Sequence[int], console: Console) -> int:
     """Makes all runs and prints the table; how many claims do not hold."""
-    share = f"of that of {counts[0]}"
-    differs = [f"{what} differ" for what in Run._fields]
-    table = Table("example", "processes", "bytes in a process", share, *differs)
+    title = "bytes of weights, average and state in a process; largest differences"
+    table = Table("example", "processes", "bytes", f"of {counts[0]}", *Run._fields, title=title)
     failures = []
     for example in chosen:
         (folder / example).mkdir()
