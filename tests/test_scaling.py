@@ -113,6 +113,7 @@ def test_an_epoch_of_the_benchmarks_images_is_one_step(tmp_path):
     config = resnet_flags.parse(scaling.flags_of("resnet", tmp_path))
     images = resnet_data.load(config)
     assert images.image_size == 8
+    assert config.no_data_augm  # Cutout covers 8 x 8 pixels: nothing would be left.
     assert len(images.x_train) // config.batch_size == 1
     assert config.epochs == scaling.STEPS
 
