@@ -5,7 +5,7 @@ two CPU devices, messages go over the loopback by gloo. All runs of an example m
 the first in each of 20 steps, to 1e-5, and its weights and BatchNorm statistics after them. The
 bytes of weights, average and optimizer state in a process must fall as 1/n, to a tenth. The run
 that moves goes on with checkpoints of the one on 4 processes: on 2, on 1, and on 4 again. The GPT
-takes five minutes of CPU time, the ResNet nine, most of it to compile: each process does so alone.
+takes five minutes of CPU time, the ResNet eight, most of it to compile: each process does so alone.
 
 The ResNet has width 48: in narrower ones the first stage's convolutions are smaller than what is
 split (``mesh.SMALLEST_SPLIT``), and so much of the rest that a process of four holds more. An epoch
