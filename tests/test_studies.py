@@ -10,6 +10,7 @@ import pytest
 
 from examples.studies import digits, images, language, study
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 FOLDER = Path(study.__file__).parent
 PARTS = {"__init__", "study", "table", "digits", "grids", "language", "images"}
 NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in PARTS)
