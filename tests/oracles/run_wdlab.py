@@ -1,5 +1,7 @@
 """Runs any Optax transformation over a trajectory, in one compiled loop."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,8 +33,11 @@ def run(make, params, grads_per_step, lr_per_step, dtype):
             params = optax.apply_updates(params, updates)
             return (params, state), params
 
-        _, after = jax.jit(lambda carry, xs: jax.lax.scan(step, carry, xs))(
-            (start, tx.init(start)), stacked
-        )
+        @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+        def loop(carry, xs):
+            """Compiling is nearly all of the time: LLVM leaves the statements as they are."""
+            return jax.lax.scan(step, carry, xs)
+
+        _, after = loop((start, tx.init(start)), stacked)
         after = jax.tree.map(np.asarray, after)
     return [{name: after[name][i] for name in after} for i in range(len(grads_per_step))]
