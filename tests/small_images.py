@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 
-def save(folder: Path, train: int = 66, test: int = 24, pixels: int = 8) -> Path:
+def save(folder: Path, train: int = 66, test: int = 24, pixels: int = 16) -> Path:
     """A file of three classes that differ in brightness."""
     rng, y = np.random.default_rng(0), np.arange(train + test) % 3
     noise = rng.integers(0, 90, (len(y), pixels, pixels, 3))

@@ -16,7 +16,9 @@ import pytest
 from examples.resnet import cifar, data, train
 from examples.resnet.augment import augment
 from examples.resnet.config import Config
+from examples.resnet.flags import parse
 from examples.runs.errors import UserError
+from tests import small_images
 
 RNG = np.random.default_rng(0)
 
@@ -201,6 +203,13 @@ BAD_FILES = {
 def test_a_file_that_does_not_fit_is_refused(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         data.load(Config(dataset=str(npz(tmp_path / "a.npz", **changes))))
+
+
+def test_augmentation_that_would_leave_nothing_is_refused(tmp_path):
+    flags = ["tiny", f"--dataset={small_images.save(tmp_path, pixels=8)}", "--batch_size=16"]
+    data.load(parse(flags))
+    with pytest.raises(UserError, match="images of 8 x 8 pixels, and augmentation covers 8 x 8"):
+        data.load(parse([*flags, "--no_data_augm=False"]))
 
 
 BAD = {

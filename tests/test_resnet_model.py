@@ -121,8 +121,8 @@ def test_the_frozen_layer_neither_moves_nor_decays():
 
 def small_steps(**changes):
     config = dataclasses.replace(Config(model="linear", lr=0.1, momentum=0.5, wd=0.1), **changes)
-    graph, params, stats = model.create(config, 10, 8, 0)
-    x = RNG.integers(0, 256, (24, 8, 8, 3), np.uint8)
+    graph, params, stats = model.create(config, 10, 16, 0)
+    x = RNG.integers(0, 256, (24, 16, 16, 3), np.uint8)
     images = step.Images(jnp.asarray(x), jnp.arange(24) % 10, jnp.full(3, 128.0), jnp.full(3, 50.0))
 
     def make_tx(lr, wd):
@@ -168,7 +168,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_ends_the_loop(looped):
 def test_evaluation_counts_every_image_once(monkeypatch):
     monkeypatch.setattr(step, "EVAL_BATCH", 10)  # 24 images: the last batch is filled up.
     state, images, _, _ = small_steps()
-    graph = model.create(Config(model="linear"), 10, 8, 0)[0]
+    graph = model.create(Config(model="linear"), 10, 16, 0)[0]
     loss, error = step.make_evaluate(graph)(state.params, state.stats, images)
     x, y = images.batch(jnp.arange(24))
     logits = np.asarray(x.reshape(24, -1) @ state.params["head"]["kernel"], np.float64)
@@ -181,7 +181,7 @@ def test_evaluation_counts_every_image_once(monkeypatch):
 def test_sharpness_is_the_trace_and_the_norm_of_a_model_that_is_linear():
     """For softmax regression: tr H = sum_k p_k (1 - p_k) |x|^2, and |J|_F^2 = K |x|^2."""
     _, images, _, _ = small_steps()
-    graph, params, stats = model.create(Config(model="linear"), 10, 8, 0)
+    graph, params, stats = model.create(Config(model="linear"), 10, 16, 0)
     y = np.asarray(images.y)
     data = SimpleNamespace(y_train=y, n_classes=10)
     trained = jax.tree.map(lambda _: True, params)

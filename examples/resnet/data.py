@@ -15,6 +15,7 @@ from examples.runs.errors import UserError
 from examples.runs.flags import nearest
 
 from . import cifar
+from .augment import CUTOUT
 from .config import Config
 
 CIFAR_MEAN = np.array([125.307, 122.961, 113.8575], np.float32)  # of red, green, blue in 0..255
@@ -51,7 +52,8 @@ def load(config: Config) -> Dataset:
     """Reads the data that the configuration names.
 
     Raises:
-      UserError: If it is missing or damaged, or has fewer images than one batch.
+      UserError: If it is missing or damaged, has fewer images than one batch, or nothing of them
+        would be left by the augmentation.
     """
     if config.dataset == "digits":
         data = digits()
@@ -67,6 +69,11 @@ def load(config: Config) -> Dataset:
         raise UserError(
             f"{config.dataset} has {len(data.x_train)} training images, fewer than one batch of "
             f"--batch_size {config.batch_size}"
+        )
+    if not config.no_data_augm and data.image_size <= CUTOUT:
+        raise UserError(
+            f"{config.dataset} has images of {data.image_size} x {data.image_size} pixels, and "
+            f"augmentation covers {CUTOUT} x {CUTOUT} of them: leave --no_data_augm=False out"
         )
     return data
 
