@@ -1,5 +1,6 @@
 """muP's optimizers against the ``mup`` package with torch on the CPU, in float64."""
 
+import functools
 import inspect
 
 import jax
@@ -83,10 +84,14 @@ def run_torch(make, model, grads, arguments, decay_unscaled):
 
 def run_wdlab(tx, params, grads):
     params, state = jax.tree.map(jnp.asarray, params), tx.init(params)
-    update = jax.jit(tx.update)
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def step(g, state, params):
+        updates, state = tx.update(g, state, params)
+        return optax.apply_updates(params, updates), state
+
     for g in grads:
-        updates, state = update(g, state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = step(g, state, params)
     return params
 
 
