@@ -48,6 +48,7 @@ def compare(name, scale_inv, width, batch_size, steps, image_size):
     graph, params, stats = model.create(config, 10, image_size, 0)
     params, stats = jax.tree.map(lambda a: np.asarray(a, np.float64), (params, stats))
     twin = _twin(name, scale_inv, config)
+    torch.set_num_threads(1)  # More of them wait for each other longer than they compute.
     torch_resnet.load(twin, params, stats)
     sgd = torch.optim.SGD(
         [p for p in twin.parameters() if p.requires_grad],
