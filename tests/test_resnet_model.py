@@ -14,6 +14,7 @@ from examples.resnet import model, optim, sharpness, step
 from examples.resnet.config import Config
 from examples.resnet.layers import BatchNorm, convolve
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(0)
 PIXELS = 16
 
