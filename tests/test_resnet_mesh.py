@@ -19,8 +19,8 @@ from examples.runs.errors import UserError
 from examples.runs.records import read
 from examples.runs.share import bytes_told
 from tests import small_images
-from tests.shared_programs import shared_programs  # noqa: F401  A fixture.
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 ROOT = Path(__file__).parent.parent
 SMALL = shlex.split(
     "tiny --model=small --batch_size=16 --epochs=2 --momentum=0.5 --ema=0.5 --lr=0.1 --wd=0.1 "

@@ -25,7 +25,6 @@ from examples.runs.errors import UserError
 from examples.runs.mesh import Layout, along_batch, make_mesh
 from examples.runs.records import read
 from examples.runs.share import bytes_told
-from tests.shared_programs import shared_programs  # noqa: F401  A fixture.
 from wdlab.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
