@@ -37,6 +37,11 @@ def simplified(jaxpr: Jaxpr, keep_anew: bool) -> tuple[list[JaxprEqn], list[Any]
 
     The new weights' norm is then read from the new weights, not from the old ones' place. And the
     barrier of ``anew``, for steps that are not made here, would keep what need not be kept here.
+
+    >>> x = jax.ShapeDtypeStruct((LARGE,), "float32")
+    >>> twice = lambda x: jax.numpy.sin(x) * jax.numpy.sin(x)
+    >>> [eqn.primitive.name for eqn in simplified(jax.make_jaxpr(twice)(x).jaxpr, True)[0]]
+    ['sin', 'mul']
     """
     same: dict[Var, Any] = {}
     known: dict[Any, JaxprEqn] = {}
@@ -66,7 +71,11 @@ def _key(eqn: JaxprEqn) -> Any:
 
 
 def is_anew(eqn: JaxprEqn) -> bool:
-    """Whether it is :func:`wdlab.anew.anew`."""
+    """Whether it is :func:`wdlab.anew.anew`.
+
+    >>> is_anew(jax.make_jaxpr(jax.numpy.sin)(0.0).eqns[0])
+    False
+    """
     return eqn.primitive.name == "jit" and eqn.params["name"] == "anew"
 
 
@@ -79,14 +88,24 @@ def _changes_nothing(eqn: JaxprEqn) -> bool:
 
 
 def as_strong_as(aval: Any, value: Any) -> Any:
-    """The value without the weak type that a dropped conversion would have taken from it."""
+    """The value without the weak type that a dropped conversion would have taken from it.
+
+    >>> weak = jax.numpy.asarray(1.0)
+    >>> weak.weak_type, as_strong_as(jax.typeof(jax.numpy.ones(())), weak).weak_type
+    (True, False)
+    """
     if getattr(jax.typeof(value), "weak_type", False) and not aval.weak_type:
         return jax.lax.convert_element_type(value, aval.dtype)
     return value
 
 
 def is_elementwise(eqn: JaxprEqn) -> bool:
-    """Whether it makes a large array entry by entry."""
+    """Whether it makes a large array entry by entry.
+
+    >>> large, small = jax.numpy.ones(LARGE), jax.numpy.ones(LARGE - 1)
+    >>> [is_elementwise(jax.make_jaxpr(jax.numpy.sin)(x).eqns[0]) for x in (large, small)]
+    [True, False]
+    """
     if any(getattr(var.aval, "size", 0) < LARGE for var in eqn.outvars):
         return False
     if eqn.primitive.name == "jit":
@@ -95,17 +114,31 @@ def is_elementwise(eqn: JaxprEqn) -> bool:
 
 
 def sums(eqn: JaxprEqn) -> bool:
-    """Whether it makes fewer numbers of many, and need not have them in memory."""
+    """Whether it makes fewer numbers of many, and need not have them in memory.
+
+    >>> sums(jax.make_jaxpr(jax.numpy.max)(jax.numpy.ones(3)).eqns[0])
+    True
+    """
     return eqn.primitive.name.startswith("reduce_")
 
 
 def made_in(atoms: list[Any], made_by: dict[Var, Any]) -> list[Var]:
-    """Those of the inputs that are among the keys."""
+    """Those of the inputs that are among the keys.
+
+    >>> traced = jax.make_jaxpr(lambda x, y: x + y)(1.0, 2.0).jaxpr
+    >>> made_in(traced.eqns[0].invars, {traced.invars[1]: "y"}) == [traced.invars[1]]
+    True
+    """
     return [v for v in atoms if isinstance(v, Var) and v in made_by]
 
 
 def read_by(body: list[JaxprEqn]) -> list[Var]:
-    """What a loop takes from memory."""
+    """What a loop takes from memory.
+
+    >>> traced = jax.make_jaxpr(lambda x: jax.numpy.cos(jax.numpy.sin(x)))(0.0).jaxpr
+    >>> read_by(traced.eqns) == traced.invars
+    True
+    """
     inside = {var for eqn in body for var in eqn.outvars}
     read = {v: None for e in body for v in e.invars if isinstance(v, Var) and v not in inside}
     return list(read)
