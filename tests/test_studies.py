@@ -102,8 +102,8 @@ def test_the_tiny_training_learns_and_fine_tunes(monkeypatch):
     tuning = language.tiny(learning_rate=1e-5, min_lr=1e-5, max_iters=25_000, warmup_iters=0)
     rows = language.train(config, tuning)
     assert len(rows) == 2 * language.SEEDS * language.WINDOWS
-    first, last = rows[0], language.final(rows, "train_loss", "fine-tuning")
-    assert last.max() < first["loss"] < 1.2 * math.log(103)
+    last = language.final(rows, "train_loss", "fine-tuning")
+    assert last.max() < 0.75 * math.log(103)  # It starts at the logarithm of 103 characters.
     assert np.unique(last).size == language.SEEDS
 
 
