@@ -160,6 +160,14 @@ def test_a_number_is_rounded_to_each_neighbour_as_often_as_it_is_near(dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_float64_gradients_are_rounded_too(dtype, x64):
+    tx = precision.stochastic_rounding(optax.sgd(1.0))
+    params = {"w": jnp.ones(3, dtype)}
+    updates, _ = tx.update({"w": jnp.full(3, 0.5)}, tx.init(params), params)
+    np.testing.assert_array_equal(optax.apply_updates(params, updates)["w"], 0.5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_what_is_not_finite_stays_so(dtype):
     bits = np.asarray([0x7F800001, 0xFF800001, 0x7F800000, 0xFF800000, 0x7FFFFFFF], np.uint32)
     got = precision._round_stochastically(

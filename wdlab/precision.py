@@ -172,6 +172,7 @@ def _around(
 def _round_stochastically(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
     """Rounds to one of the two neighbours in ``dtype``, unbiased."""
     if dtype == jnp.bfloat16:  # The upper half of x: what is left out may carry.
+        x = x.astype(jnp.float32)  # It is wider where the gradient is.
         bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + (_noise_bits(key, x.shape) >> 16)
         upper = jax.lax.bitcast_convert_type(bits & jnp.uint32(0xFFFF0000), jnp.float32)
         return jnp.where(jnp.isfinite(x), upper, x).astype(dtype)
