@@ -49,9 +49,11 @@ def in_own_loops(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         if all(jnp.size(leaf) < LARGE for leaf in jax.tree.leaves(args)):
             return function(*args)
         trace = traced.trace(*args)
-        if not _Loops(trace.jaxpr.jaxpr, keep_anew=True).would_keep_copies:
+        loops = _Loops(trace.jaxpr.jaxpr, keep_anew=True)
+        if not loops.would_keep_copies:
             return traced(*args)
-        loops = _Loops(trace.jaxpr.jaxpr)
+        if any(map(is_anew, loops.eqns)):
+            loops = _Loops(trace.jaxpr.jaxpr)
 
         def apart(*args: PyTree) -> PyTree:
             results = loops.run(trace.jaxpr.consts, jax.tree.leaves(args))
