@@ -1,5 +1,6 @@
 """Optimizer steps that can be timed: compiled here, or in a process of their own, or torch's."""
 
+import contextlib
 import ctypes
 import dataclasses
 import gc
@@ -95,9 +96,10 @@ def compiled_elsewhere(row: Row, side: Side, shapes: PyTree) -> Contender:
     context.Process(target=_serve, args=(far, row.name, side, shapes), daemon=True).start()
     far.close()
 
-    def ask(question: str) -> Any:
+    def ask(question: str = "") -> Any:
         try:
-            near.send(question)
+            if question:
+                near.send(question)
             return near.recv()
         except (EOFError, OSError):
             count = len(jax.tree.leaves(shapes))
@@ -110,29 +112,24 @@ def compiled_elsewhere(row: Row, side: Side, shapes: PyTree) -> Contender:
         ask("start")
         return lambda: ask("step")
 
-    return Contender(start, **ask("compile"))
+    return Contender(start, **ask())
 
 
 def _serve(connection: Connection, name: str, side: Side, shapes: PyTree) -> None:
-    """Answers until the other end is closed."""
+    """Sends the figures, then starts and steps when told to, until the other end is closed."""
     [row] = [row for row in ROWS if row.name == name]
-    contender, step = Contender(lambda: lambda: None), lambda: None
-    while True:
-        try:
-            question = connection.recv()
-        except EOFError:
-            return
-        answer = None
-        if question == "compile":
-            warm_up()
-            contender = compiled(row, side, shapes)
-            _give_memory_back()
-            answer = {k: v for k, v in vars(contender).items() if k != "start"}
-        elif question == "start":
-            step = contender.start()
-        else:
-            step()
-        connection.send(answer)
+    warm_up()
+    contender = compiled(row, side, shapes)
+    _give_memory_back()
+    connection.send({k: v for k, v in vars(contender).items() if k != "start"})
+    step: Any = None
+    with contextlib.suppress(EOFError):
+        while True:
+            if connection.recv() == "start":
+                step = contender.start()
+            else:
+                step()
+            connection.send(None)
 
 
 def _give_memory_back() -> None:
