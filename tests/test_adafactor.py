@@ -15,14 +15,17 @@ from tests.oracles.trajectories import (
     relative_error,
 )
 from tests.twins_adafactor import adafactor as twin
-from wdlab.adafactor import adafactor
-from wdlab.adafactor_parts import decay_weights_by_parameter_scale, scale_by_parameter_scale
-from wdlab.adafactor_presets import PRESETS
-from wdlab.adafactor_schedules import beta2_power, relative_step
-from wdlab.clipping import clip_by_block_rms
-from wdlab.factored import factored_dims, scale_by_factored_rms
-from wdlab.optimizers import inject_hyperparams
+from wdlab.conventions.adafactor_presets import PRESETS
+from wdlab.optimizers import adafactor, inject_hyperparams
+from wdlab.preconditioners import (
+    clip_by_block_rms,
+    decay_weights_by_parameter_scale,
+    scale_by_factored_rms,
+    scale_by_parameter_scale,
+)
+from wdlab.preconditioners.factored import factored_dims
 from wdlab.rules import ALL
+from wdlab.schedules import beta2_power, relative_step
 
 STEPS = 120
 PEAK = 0.05

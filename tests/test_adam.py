@@ -8,8 +8,8 @@ import pytest
 
 from tests import twins_adam as twins
 from tests.oracles import trajectories
-from wdlab.adam import scale_by_adam
-from wdlab.moments import one_minus_power, rectification
+from wdlab.preconditioners import one_minus_power, scale_by_adam
+from wdlab.preconditioners.moments import rectification
 
 STEPS = 120
 CASES = {

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from examples.benchmarks.damage import make_state
-from wdlab.checkpoint import CheckpointError, Checkpoints
-from wdlab.checksum import leaf_checksum
-from wdlab.nonfinite import SkipNonfiniteState
+from wdlab.training import CheckpointError, Checkpoints, SkipNonfiniteState
+from wdlab.training.checksum import leaf_checksum
 
 FLIPS = 10
 # TensorStore futures of a failed read are collected with their exception unread.

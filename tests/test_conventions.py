@@ -21,8 +21,8 @@ from tests.oracles.trajectories import (
     relative_error,
 )
 from wdlab import conventions
-from wdlab.convention import REQUIRED
-from wdlab.convention_parts import caution
+from wdlab.conventions import REQUIRED
+from wdlab.conventions.parts import caution
 from wdlab.rules import ALL, Rule
 
 KEYS = [
@@ -180,7 +180,7 @@ def small_params(dtype=jnp.float32):
 
 
 def widths_of(params):
-    from wdlab.mup import widths
+    from wdlab.groups import widths
 
     base = jax.tree.map(lambda p: p[tuple(slice(1) for _ in p.shape)], params)
     return widths(base, params, layout="in_out")
@@ -316,7 +316,7 @@ def test_maximize_turns_the_gradient_and_not_the_decay():
         ("optax.adamw", {"mask": None}, "rules="),
         ("keras.AdamW", {"clipnorm": 1.0}, "clip"),
         ("axlearn.adamw", {"b1": 0.9, "b2": 0.9, "eps": REQUIRED}, "eps is required"),
-        ("mup.MuAdam", {"widths": REQUIRED}, "wdlab.mup.widths"),
+        ("mup.MuAdam", {"widths": REQUIRED}, "wdlab.groups.widths"),
         ("t5x.Adafactor", {"weight_decay": 0.1, "weight_decay_rate": 0.1}, "the same"),
         ("paper.Adafactor", {"weight_decay": 0.1}, "does not decay"),
     ],

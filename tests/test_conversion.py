@@ -9,8 +9,7 @@ import pytest
 
 from wdlab import conventions, schedules
 from wdlab.cli import main
-from wdlab.comparison import compare
-from wdlab.conversion import convert, shrink_at_peak
+from wdlab.conventions import compare, convert, shrink_at_peak
 from wdlab.rules import ALL
 
 CONVERTIBLE = [
@@ -122,7 +121,7 @@ def left_of_one(name, weight_decay, learning_rate, steps=1000):
     arguments = dict(ARGUMENTS.get(name, {}))
     params = {"w": jnp.ones((2, 2))}
     if name.startswith("mup."):
-        from wdlab.mup import widths
+        from wdlab.groups import widths
 
         arguments["widths"] = widths({"w": jnp.ones((1, 1))}, params, layout="in_out")
     tx = conventions.build(name, learning_rate, rules=ALL, weight_decay=weight_decay, **arguments)

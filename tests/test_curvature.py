@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from wdlab import curvature
-from wdlab.jacobians import rademacher_like
-from wdlab.lanczos import lanczos
+from wdlab.instruments import curvature
+from wdlab.instruments.jacobians import rademacher_like
+from wdlab.instruments.lanczos import lanczos
 
 SIZES = (5, 6, 4)  # Of a net with one hidden layer: 54 weights.
 

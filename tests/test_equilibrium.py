@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from tests.twins_metrics import adamw_equilibrium, sgdm_equilibrium
-from wdlab.equilibrium import equilibrium, predicted_norm, shrink_per_step
+from wdlab.instruments import equilibrium, predicted_norm, shrink_per_step
 from wdlab.optimizers import adamw, lionw, sgd, sgdw
 from wdlab.rules import ALL, NO_BIAS_OR_NORM
 

@@ -15,7 +15,7 @@ from examples.gpt.config import Config, check
 from examples.gpt.step import losses
 from examples.runs.errors import UserError
 from tests.test_gpt_model import TOKENS, VOCAB
-from wdlab.paths import leaves_with_paths
+from wdlab.rules import leaves_with_paths
 
 LLAMA = Config(
     block="llama", n_layer=2, n_head=4, n_kv_head=2, n_embd=16, n_inner=24, block_size=6,

@@ -45,7 +45,7 @@ def params_of(config):
 
 
 def by_path(tree):
-    return dict(wdlab.paths.leaves_with_paths(jax.tree.map(lambda x: np.asarray(x, float), tree)))
+    return dict(wdlab.rules.leaves_with_paths(jax.tree.map(lambda x: np.asarray(x, float), tree)))
 
 
 def state_at(tx, params, count):
@@ -63,7 +63,7 @@ def test_a_line_asks_for_the_settings_of_the_document(expected, line):
     found = [float(rate(step)) for step in expected.steps]
     np.testing.assert_allclose(found, expected.rates, rtol=1e-5, atol=1e-12)
     scales = wdlab.decay_scales(params_of(small_config(line)), optim.decay_rules(config))
-    decayed = {path for path, scale in wdlab.paths.leaves_with_paths(scales) if scale}
+    decayed = {path for path, scale in wdlab.rules.leaves_with_paths(scales) if scale}
     assert decayed == set(expected.decayed)
     assert set(by_path(scales)) == set(EVERY)
 

@@ -235,7 +235,7 @@ def test_evaluation_alone_writes_the_losses_of_the_checkpoint(short_run, tmp_pat
 def test_only_adapters_decay():
     config = dataclasses.replace(Config(n_layer=1, n_head=2, n_embd=8, block_size=8), lora_rank=2)
     scales = wdlab.decay_scales(model.shapes(config, 13), optim.decay_rules(config))
-    decayed = {path for path, scale in wdlab.paths.leaves_with_paths(scales) if scale}
+    decayed = {path for path, scale in wdlab.rules.leaves_with_paths(scales) if scale}
     assert decayed
     assert all("lora_" in path for path in decayed)
 

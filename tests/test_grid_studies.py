@@ -12,7 +12,7 @@ import pytest
 
 import wdlab
 from examples.studies import adafactor_parts, digits, grids, mup_width_transfer, study
-from wdlab.separability import Separability
+from wdlab.sweep import Separability
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 SHORT = {

@@ -12,7 +12,6 @@ from flax import nnx
 from flax.core import freeze
 
 from wdlab import optimizers, rules, schedules
-from wdlab.adam import scale_by_adam
 from wdlab.groups import (
     Group,
     assign_groups,
@@ -24,6 +23,7 @@ from wdlab.groups import (
     lora,
     scale_by_groups,
 )
+from wdlab.preconditioners import scale_by_adam
 from wdlab.rules import Rule, RuleWarning
 
 STEPS = 50

@@ -11,12 +11,13 @@ import optax
 import pytest
 from flax import nnx
 
-from wdlab import optimizers, rules, schedules, torch_files
-from wdlab.adafactor import adafactor
-from wdlab.adam import scale_by_adam
+from wdlab import optimizers, rules, schedules
+from wdlab.from_torch import files as torch_files
+from wdlab.from_torch import opt_state_from_torch, params_from_torch
+from wdlab.from_torch.names import CONV2D, LINEAR, Leaf, as_numpy
 from wdlab.groups import Group, grouped
-from wdlab.interop import CONV2D, LINEAR, Leaf, opt_state_from_torch, params_from_torch
-from wdlab.torch_names import as_numpy
+from wdlab.optimizers import adafactor
+from wdlab.preconditioners import scale_by_adam
 
 LR = schedules.warmup_cosine(0.1, warmup_steps=5, decay_steps=200)
 SHAPES = {"conv.weight": (4, 3, 2, 2), "fc.weight": (5, 4), "fc.bias": (5,)}

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from wdlab.lion import scale_by_lion
+from wdlab.preconditioners import scale_by_lion
 
 
 @pytest.mark.parametrize(("b1", "b2"), [(0.9, 0.99), (0.95, 0.98), (0.9, 0.9), (0.0, 0.5)])

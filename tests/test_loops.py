@@ -8,9 +8,10 @@ import optax
 import pytest
 
 import wdlab
-from wdlab import loops, optimizers
-from wdlab.adam import scale_by_adam
-from wdlab.constrained import hyperball
+from wdlab import optimizers
+from wdlab._core import loops
+from wdlab.decay import hyperball
+from wdlab.preconditioners import scale_by_adam
 
 LR = wdlab.schedules.warmup_cosine(0.05, warmup_steps=2, decay_steps=20)
 CHAINS = {
@@ -22,7 +23,7 @@ CHAINS = {
     ),
     "hyperball": lambda: optax.chain(scale_by_adam(), hyperball(LR, rules=1.0)),
     "lamb": lambda: optax.lamb(0.1, weight_decay=0.1),
-    "kahan": lambda: wdlab.precision.kahan(optimizers.lionw(0.1, weight_decay=0.1, coupling="lr")),
+    "kahan": lambda: wdlab.training.kahan(optimizers.lionw(0.1, weight_decay=0.1, coupling="lr")),
     "muon": lambda: optax.contrib.muon(0.1),
     "lion": lambda: optax.lion(0.1),  # Weights and momentum both read the old momentum.
     "16-bit moment": lambda: optax.adamw(0.1, mu_dtype=jnp.bfloat16),

@@ -8,7 +8,7 @@ import pytest
 
 import wdlab
 from tests.twins_metrics import angle, flat, mean_rate
-from wdlab import metrics
+from wdlab.instruments import metrics
 from wdlab.rules import NO_BIAS_OR_NORM, Rule
 
 

@@ -8,8 +8,7 @@ import pytest
 from flax import linen as nn
 
 from wdlab import rules
-from wdlab.groups import assign_groups
-from wdlab.mup import Width, mu_adam, mu_adamw, mu_sgd, mup_groups, widths
+from wdlab.groups import Width, assign_groups, mu_adam, mu_adamw, mu_sgd, mup_groups, widths
 
 STEPS = 50
 

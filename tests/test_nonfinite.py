@@ -8,7 +8,8 @@ import optax
 import pytest
 
 import wdlab
-from wdlab.nonfinite import NonfiniteError, check, counts, skip_nonfinite
+from wdlab.training import NonfiniteError, skip_nonfinite
+from wdlab.training.nonfinite import check, counts
 
 LR = wdlab.schedules.warmup_cosine(0.05, warmup_steps=2, decay_steps=20)
 OPTIMIZERS = {
@@ -23,7 +24,7 @@ OPTIMIZERS = {
     "accumulated": lambda: optax.MultiSteps(
         wdlab.optimizers.adamw(0.1, weight_decay=0.1, coupling="lr"), 2
     ).gradient_transformation(),
-    "rounded": lambda: wdlab.precision.stochastic_rounding(
+    "rounded": lambda: wdlab.training.stochastic_rounding(
         wdlab.optimizers.adamw(0.1, weight_decay=0.1, coupling="lr")
     ),
 }

@@ -11,8 +11,8 @@ from jax import tree_util
 import wdlab
 from tests import references
 from wdlab import optimizers, schedules
-from wdlab.couplings import COUPLINGS
-from wdlab.paths import leaves_with_paths
+from wdlab.rules import leaves_with_paths
+from wdlab.schedules import COUPLINGS
 
 STEPS = 50
 LR = schedules.warmup_cosine(0.05, warmup_steps=5, decay_steps=40, end=0.01)

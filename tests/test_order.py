@@ -8,9 +8,8 @@ import pytest
 
 from tests import twins_adam
 from tests.oracles import run_wdlab, trajectories
-from wdlab.adam import scale_by_adam
-from wdlab.order import decay_then_step, step_then_decay
-from wdlab.transforms import decay_weights
+from wdlab.decay import decay_then_step, decay_weights, step_then_decay
+from wdlab.preconditioners import scale_by_adam
 
 PARAMS = {"kernel": jnp.array([[4.0, -2.0], [1.0, 3.0]]), "bias": jnp.array([1.0, 0.0])}
 GRADS = {"kernel": jnp.array([[1.0, 1.0], [-2.0, 0.5]]), "bias": jnp.array([3.0, 0.0])}

@@ -9,7 +9,7 @@ import pytest
 import wdlab
 from tests.test_rules import GPT
 from wdlab import optimizers
-from wdlab.plan import plan_differences
+from wdlab.instruments import plan_differences
 from wdlab.rules import KERNELS_ONLY, NO_BIAS_OR_NORM, Rule
 
 SHAPES = jax.eval_shape(lambda: jax.tree.map(jnp.float32, GPT))

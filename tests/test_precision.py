@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 import wdlab
-from wdlab import precision
-from wdlab.forecast import lost_to_rounding
+from wdlab.instruments import lost_to_rounding
+from wdlab.training import precision
 
 WRAPPERS = {
     "stochastic_rounding": precision.stochastic_rounding,

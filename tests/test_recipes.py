@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 import pytest
 
-from wdlab import conventions, recipes
+from wdlab import conventions
 from wdlab.cli import main
+from wdlab.conventions import recipes
 
 FAMILIES = (
     *("GPT-3", "LLaMA 7B", "LLaMA 2", "PaLM", "T5", "BERT", "ViT", "MPT", "DBRX", "nanoGPT"),

@@ -22,7 +22,7 @@ def statistics(tx):
     state, _ = jax.jit(lambda s: jax.lax.scan(step, s, jnp.arange(STEPS)))(tx.init(params))
     rows = [
         np.asarray(leaf, np.float64)
-        for path, leaf in wdlab.paths.leaves_with_paths(state)
+        for path, leaf in wdlab.rules.leaves_with_paths(state)
         if "v_row" in path
     ]
     wanted, small = 0.0, float(jnp.bfloat16(0.1))

@@ -6,8 +6,7 @@ import optax
 import pytest
 
 import wdlab
-from wdlab.checkpoint import CheckpointError, Checkpoints
-from wdlab.settings import run_settings
+from wdlab.training import CheckpointError, Checkpoints, run_settings
 
 DATA = {"batch_size": 4, "data_length": 1000, "data_seed": 0, "data_shards": 1}
 MASK, NARROW = {"w": True, "b": True}, {"w": True, "b": False}

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import wdlab
-from wdlab.checkpoint import Checkpoints
+from wdlab.training import Checkpoints
 
 FSDP, REPLICATED = PartitionSpec("data", "fsdp"), PartitionSpec()
 TX = wdlab.optimizers.adamw(0.01, weight_decay=0.1, coupling="lr")

@@ -19,8 +19,8 @@ from examples.resnet.flags import parse as parse_resnet
 from examples.resnet.trainer import Trainer as ResNetTrainer
 from examples.runs.display import Display
 from examples.runs.records import Records
-from wdlab.checkpoint import Checkpoints
-from wdlab.checksum import named_leaves
+from wdlab.training import Checkpoints
+from wdlab.training.checksum import named_leaves
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 STEPS = 6
@@ -106,7 +106,7 @@ def test_r5_the_image_model_goes_on_from_every_step(images, tmp_path):
 def rounding():
     """Bfloat16 weights, accumulation windows of three steps, steps left out."""
     inner = wdlab.optimizers.adamw(0.01, weight_decay=0.1, coupling="lr")
-    rounded = wdlab.precision.stochastic_rounding(inner, seed=5)
+    rounded = wdlab.training.stochastic_rounding(inner, seed=5)
     every_third = optax.MultiSteps(rounded, 3).gradient_transformation()
     return wdlab.skip_nonfinite(every_third)
 
@@ -138,7 +138,7 @@ def test_r5_r14_rounding_accumulation_and_the_data_go_on_from_every_step(tmp_pat
     params = {"w": jnp.full(64, 0.5, jnp.bfloat16)}
     fresh = {"params": params, "opt_state": rounding().init(params)}
     wanted, last = steps(**fresh, iterator=batches(), count=STEPS)
-    assert 0 < int(wdlab.nonfinite.counts(last["opt_state"]).skipped) < STEPS
+    assert 0 < int(wdlab.training.nonfinite.counts(last["opt_state"]).skipped) < STEPS
     assert len({after["0/w"] for after in wanted}) > 1  # Some windows end on the way.
     with Checkpoints(tmp_path) as checkpoints:
         for k in range(1, STEPS):

@@ -11,8 +11,8 @@ import time
 import jax.numpy as jnp
 import pytest
 
-from wdlab import checkpoint_files
-from wdlab.checkpoint import CheckpointError, Checkpoints
+from wdlab.training import CheckpointError, Checkpoints
+from wdlab.training import orbax_io as checkpoint_files
 
 
 @pytest.mark.parametrize("part", ["kills", "signals"])

@@ -11,8 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import wdlab
 from tests.test_training import OPTIMIZERS
-from wdlab.nonfinite import skip_nonfinite
-from wdlab.paths import leaves_with_paths
+from wdlab.rules import leaves_with_paths
+from wdlab.training import skip_nonfinite
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")  # Where arrays are is asked, not values.
 SHAPES = {
@@ -32,7 +32,7 @@ TXS = OPTIMIZERS | {
     "adafactor_momentum": lambda: wdlab.conventions.build("keras.Adafactor", 0.1),
     "skipping": lambda: skip_nonfinite(OPTIMIZERS["clipped"]()),
     "accumulating": lambda: optax.MultiSteps(OPTIMIZERS["adamw"](), 2).gradient_transformation(),
-    "kahan": lambda: wdlab.precision.kahan(OPTIMIZERS["adamw"]()),
+    "kahan": lambda: wdlab.training.kahan(OPTIMIZERS["adamw"]()),
     "lamb": lambda: wdlab.conventions.build("optax.lamb", 0.1),
 }
 WAYS = {"data": 4, "model": 2}

@@ -12,7 +12,7 @@ import pytest
 import wdlab
 from tests.test_rules import GPT
 from wdlab import cli, rules
-from wdlab.paths import leaves_with_paths
+from wdlab.rules import leaves_with_paths
 
 
 @pytest.mark.parametrize("name", ["NO_BIAS_OR_NORM", "BERT", "MINGPT", "DEEPSPEED_CHAT", "ALL"])

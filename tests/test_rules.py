@@ -16,8 +16,7 @@ from flax.core import FrozenDict
 
 import wdlab
 from wdlab import rules
-from wdlab.paths import leaves_with_paths, nearest_path
-from wdlab.rules import Rule, check_rules, decay_scales
+from wdlab.rules import Rule, check_rules, decay_scales, leaves_with_paths, nearest_path
 
 GPT = {
     "wte": {"embedding": np.ones((8, 4))},

@@ -25,7 +25,7 @@ from examples.runs.errors import UserError
 from examples.runs.mesh import Layout, along_batch, make_mesh
 from examples.runs.records import read
 from examples.runs.share import bytes_told
-from wdlab.checkpoint import Checkpoints
+from wdlab.training import Checkpoints
 
 ROOT = Path(__file__).parent.parent
 RUN = shlex.split(  # No bias: the keys' has no gradient but rounding, which Adam makes large.

@@ -8,18 +8,25 @@ import optax
 import pytest
 
 import wdlab
-from wdlab import groups, optimizers, precision, variants
-from wdlab.adafactor_presets import PRESETS
-from wdlab.adam import scale_by_adam
-from wdlab.adams import adams
-from wdlab.constrained import hyperball, keep_initial_norm
-from wdlab.penalties import decay_huber, decay_l1, decay_proximal
+from wdlab import groups, optimizers
+from wdlab.conventions.adafactor_presets import PRESETS
+from wdlab.decay import (
+    decay_huber,
+    decay_l1,
+    decay_proximal,
+    hyperball,
+    keep_initial_norm,
+    variants,
+)
+from wdlab.optimizers import adams
+from wdlab.preconditioners import scale_by_adam
 from wdlab.rules import Rule
+from wdlab.training import precision
 
 LR = wdlab.schedules.warmup_cosine(0.05, warmup_steps=2, decay_steps=20)
 DECAY = {"weight_decay": 0.1, "coupling": "lr"}
-# The module, whose name the function of ``wdlab.cpr`` would hide.
-constrain_norms = importlib.import_module("wdlab.cpr").constrain_norms
+# The module, whose name the function of ``wdlab.decay.norm_bounds`` would hide.
+constrain_norms = importlib.import_module("wdlab.decay.norm_bounds").constrain_norms
 
 
 def after_adam(*last):

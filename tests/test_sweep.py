@@ -15,12 +15,10 @@ import numpy as np
 import pytest
 
 import wdlab
-from wdlab import sweep_program
 from wdlab.schedules import warmup_cosine, with_peak
-from wdlab.sweep import sweep
-from wdlab.sweep_grid import make_grid, parse_values
-from wdlab.sweep_table import read_csv
-from wdlab.sweep_train import adam_of, digits, train_function
+from wdlab.sweep import make_grid, parse_values, read_csv, sweep, train_function
+from wdlab.sweep import program as sweep_program
+from wdlab.sweep.task import adam_of, digits
 
 GRID = {"learning_rate": [1e-3, 1e-2], "weight_decay": [1e-4, 1e-2], "coupling": ["lr", "l2"]}
 ONE = jax.devices()[:1]
@@ -287,7 +285,7 @@ def test_a_traced_coupling_is_the_optimizer_of_that_name(coupling):
     eta = warmup_cosine(1.0, warmup_steps=2, decay_steps=8, end=0.1)
     lr = with_peak(lambda count: 0.25 * eta(count), 0.25)
     twin = wdlab.optimizers.adamw(lr, weight_decay=0.125, coupling=coupling)
-    flags = {name: float(name == coupling) for name in wdlab.couplings.COUPLINGS}
+    flags = {name: float(name == coupling) for name in wdlab.schedules.COUPLINGS}
     tx = adam_of({"learning_rate": 0.25, "weight_decay": 0.125, "coupling": flags}, schedule=eta)
     rng = np.random.default_rng(0)
     params = {"kernel": jnp.asarray(rng.normal(size=5)), "bias": jnp.ones(2)}

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from wdlab.cli import main
-from wdlab.separability import separability
-from wdlab.sweep_plot import save_heat_maps, save_marginals
-from wdlab.sweep_table import Table, read_csv
+from wdlab.sweep import Table, read_csv, save_heat_maps, save_marginals, separability
 
 LRS, DECAYS = np.geomspace(1e-4, 1e-1, 9), np.geomspace(1e-6, 1e-1, 9)
 

@@ -117,7 +117,7 @@ def test_state_is_born_sharded_like_its_parameters(name, axis_type):
     }
     tx = OPTIMIZERS[name]()
     state = wdlab.init_opt_state(tx, params)
-    for path, leaf in wdlab.paths.leaves_with_paths(state):
+    for path, leaf in wdlab.rules.leaves_with_paths(state):
         if leaf.ndim == 2:
             wanted = params["a" if "a/kernel" in path else "b"]["kernel"].sharding
             assert leaf.sharding.is_equivalent_to(wanted, 2), path

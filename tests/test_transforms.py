@@ -10,9 +10,8 @@ import optax
 import pytest
 
 import wdlab
-from wdlab import transforms
-from wdlab.paths import leaves_with_paths
-from wdlab.rules import Rule
+from wdlab.decay import transforms
+from wdlab.rules import Rule, leaves_with_paths
 
 NAMES = st.sampled_from(["kernel", "bias", "scale", "a b", "value", "w/~/x", "", "0", "ö", "(.*"])
 SHAPES = st.sampled_from([(), (1,), (3,), (2, 3), (0, 2), (2, 1, 2), (1, 2, 1, 2, 1)])

@@ -11,14 +11,20 @@ from flax import nnx
 import wdlab
 from tests import twins_variants as twins
 from tests.oracles.trajectories import SHAPES, gradients, initial_params, learning_rates
-from wdlab import strengths
-from wdlab.adam import scale_by_adam
-from wdlab.adams import adams
-from wdlab.constrained import hyperball, keep_initial_norm
-from wdlab.cpr import constrain_norms
-from wdlab.penalties import decay_huber, decay_l1, decay_proximal
+from wdlab.decay import (
+    constrain_norms,
+    decay_corrected,
+    decay_huber,
+    decay_l1,
+    decay_proximal,
+    decay_toward_ema,
+    hyperball,
+    keep_initial_norm,
+)
+from wdlab.optimizers import adams
+from wdlab.preconditioners import scale_by_adam
 from wdlab.rules import Rule
-from wdlab.variants import decay_corrected, decay_toward_ema
+from wdlab.schedules import strengths
 
 STEPS = 50
 RATES = learning_rates(STEPS, peak=0.05, warmup=10)

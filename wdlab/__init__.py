@@ -2,32 +2,25 @@
 
 from wdlab import (
     conventions,
-    curvature,
-    equilibrium,
+    decay,
+    from_torch,
     groups,
-    interop,
-    metrics,
-    mup,
-    nonfinite,
+    instruments,
     optimizers,
-    precision,
-    recipes,
+    preconditioners,
     rules,
     schedules,
     sweep,
-    variants,
+    training,
 )
-from wdlab.clipping import clip_by_block_rms, clip_by_global_norm
-from wdlab.conversion import convert
-from wdlab.forecast import decay_profile
-from wdlab.injection import inject_hyperparams
-from wdlab.nonfinite import skip_nonfinite
-from wdlab.plan import DecayPlan, decay_plan
-from wdlab.report import inspect_decay, print_decay
+from wdlab.conventions import convert
+from wdlab.decay import add_l2_gradient, decay_weights, freeze
+from wdlab.instruments import DecayPlan, decay_plan, decay_profile, inspect_decay, print_decay
+from wdlab.optimizers import inject_hyperparams
+from wdlab.preconditioners import clip_by_block_rms, clip_by_global_norm
 from wdlab.rules import Rule, check_rules, decay_scales
 from wdlab.schedules import schedule_multiplier
-from wdlab.training import init_opt_state, make_train_step, make_update
-from wdlab.transforms import add_l2_gradient, decay_weights, freeze
+from wdlab.training import init_opt_state, make_train_step, make_update, skip_nonfinite
 
 __all__ = [
     "DecayPlan",
@@ -38,31 +31,27 @@ __all__ = [
     "clip_by_global_norm",
     "conventions",
     "convert",
-    "curvature",
+    "decay",
     "decay_plan",
     "decay_profile",
     "decay_scales",
     "decay_weights",
-    "equilibrium",
     "freeze",
+    "from_torch",
     "groups",
     "init_opt_state",
     "inject_hyperparams",
     "inspect_decay",
-    "interop",
+    "instruments",
     "make_train_step",
     "make_update",
-    "metrics",
-    "mup",
-    "nonfinite",
     "optimizers",
-    "precision",
+    "preconditioners",
     "print_decay",
-    "recipes",
     "rules",
     "schedule_multiplier",
     "schedules",
     "skip_nonfinite",
     "sweep",
-    "variants",
+    "training",
 ]

@@ -7,13 +7,18 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from wdlab import conventions, recipes
-from wdlab.comparison import compare
-from wdlab.convention import REQUIRED, Convention
-from wdlab.couplings import COUPLINGS, multiplier_of
-from wdlab.forecast import decay_profile
-from wdlab.schedules import ScalarOrSchedule, warmup_constant, warmup_cosine, warmup_linear
-from wdlab.sweep_command import add_sweep
+from wdlab import conventions
+from wdlab.conventions import REQUIRED, Convention, compare, recipes
+from wdlab.instruments import decay_profile
+from wdlab.schedules import (
+    COUPLINGS,
+    ScalarOrSchedule,
+    multiplier_of,
+    warmup_constant,
+    warmup_cosine,
+    warmup_linear,
+)
+from wdlab.sweep import add_sweep
 
 
 def main(argv: Sequence[str] | None = None) -> int:

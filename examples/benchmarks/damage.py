@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from wdlab.checkpoint import CheckpointError, Checkpoints
-from wdlab.checkpoint_files import as_path, without_asyncio_reports
-from wdlab.checksum import named_leaves
+from wdlab.training import CheckpointError, Checkpoints
+from wdlab.training.checksum import named_leaves
+from wdlab.training.orbax_io import as_path, without_asyncio_reports
 
 PyTree = Any
 OLDER, NEWER = 10, 20

@@ -25,7 +25,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import wdlab
 from examples.runs.stop import StopRequest
-from wdlab.checkpoint import Checkpoints
+from wdlab.training import Checkpoints
 
 INTERVAL = 3  # Steps between two saves.
 ROWS = 64
@@ -124,7 +124,7 @@ def live(run: Run, say: Callable[..., None]) -> None:
 
 
 def _digest(state: Any) -> str:
-    sums = jax.tree.leaves(jax.tree.map(wdlab.checksum.leaf_checksum, state))
+    sums = jax.tree.leaves(jax.tree.map(wdlab.training.checksum.leaf_checksum, state))
     return hashlib.sha256(b"".join(np.asarray(pair).tobytes() for pair in sums)).hexdigest()[:16]
 
 

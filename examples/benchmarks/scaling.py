@@ -38,7 +38,7 @@ from examples.runs.command import command
 from examples.runs.errors import UserError
 from examples.runs.records import read
 from examples.runs.share import bytes_told
-from wdlab.checkpoint import Checkpoints
+from wdlab.training import Checkpoints
 
 DEVICES = 2  # of each process
 STEPS = 20

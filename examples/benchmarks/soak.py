@@ -8,7 +8,7 @@ import os
 import threading
 from pathlib import Path
 
-from wdlab.checkpoint import Checkpoints
+from wdlab.training import Checkpoints
 
 from .kills import initial_state, make_step, optimizer
 

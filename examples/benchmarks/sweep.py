@@ -18,9 +18,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from wdlab.sweep import sweep
-from wdlab.sweep_grid import make_grid
-from wdlab.sweep_train import digits
+from wdlab.sweep import make_grid, sweep
+from wdlab.sweep.task import digits
 
 STEPS, BATCH, HIDDEN = 300, 64, 64
 GRID = {

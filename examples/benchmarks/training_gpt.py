@@ -18,7 +18,7 @@ from examples.gpt import model, optim, step
 from examples.gpt.configs import CONFIGS
 from examples.gpt.data import GPT2_VOCABULARY
 from examples.runs.mesh import Layout, make_mesh
-from wdlab.paths import leaves_with_paths
+from wdlab.rules import leaves_with_paths
 
 from .side_by_side import Timing, in_turns
 

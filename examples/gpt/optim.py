@@ -3,9 +3,9 @@
 import optax
 
 import wdlab
-from wdlab.convention_parts import momentum
-from wdlab.nonfinite import skip_nonfinite
+from wdlab.conventions.parts import momentum
 from wdlab.schedules import ScalarOrSchedule, Schedule, squared
+from wdlab.training import skip_nonfinite
 
 from .config import SUBSTRINGS, Config
 

@@ -12,7 +12,8 @@ import optax
 from flax import nnx
 from flax.training.dynamic_scale import DynamicScale
 
-from wdlab import metrics, nonfinite
+from wdlab.instruments import metrics
+from wdlab.training import nonfinite
 
 from .config import Config
 from .model import Key, Params, apply

@@ -16,7 +16,8 @@ import optax
 from flax import nnx
 
 import wdlab
-from wdlab.sweep_train import Optimizer, adam_of, train_function
+from wdlab.sweep import train_function
+from wdlab.sweep.task import Optimizer, adam_of
 
 from . import data as gpt_data
 from .config import Config

@@ -18,7 +18,7 @@ from examples.runs.errors import UserError
 from examples.runs.records import Records
 from examples.runs.share import share_line
 from examples.runs.stop import StopRequest
-from wdlab.checkpoint import Checkpoints
+from wdlab.training import Checkpoints
 
 from . import optim, start
 from .config import Config

@@ -14,7 +14,7 @@ from examples.runs.errors import UserError
 from examples.runs.mesh import Layout, make_mesh
 from examples.runs.records import Records, Row
 from examples.runs.stop import StopRequest
-from wdlab.checkpoint import Checkpoints
+from wdlab.training import Checkpoints
 
 from . import data as data_lib
 from . import model, optim, step

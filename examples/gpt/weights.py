@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from examples.runs.errors import UserError
-from wdlab.paths import leaves_with_paths
+from wdlab.rules import leaves_with_paths
 
 from . import model
 from .config import Config

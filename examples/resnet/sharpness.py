@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdlab import curvature
-from wdlab.jacobians import rademacher_like
+from wdlab.instruments import curvature
+from wdlab.instruments.jacobians import rademacher_like
 
 from . import model, step
 from .data import Dataset, first_of_each_class

@@ -6,7 +6,7 @@ from typing import Any, ParamSpec
 
 import jax
 
-from wdlab.checkpoint import CheckpointError, Checkpoints
+from wdlab.training import CheckpointError, Checkpoints
 
 from . import processes
 from .display import Display

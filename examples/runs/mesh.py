@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
-from wdlab.paths import leaves_with_paths
+from wdlab.rules import leaves_with_paths
 
 from .errors import UserError
 

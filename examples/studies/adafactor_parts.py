@@ -36,10 +36,8 @@ import optax
 from matplotlib.figure import Figure
 
 from examples.gpt import sweep as gpt
-from wdlab.adafactor_parts import scale_by_parameter_scale
-from wdlab.adafactor_schedules import beta2_power
-from wdlab.clipping import clipping_divisor
-from wdlab.factored import scale_by_factored_rms
+from wdlab.preconditioners import clipping_divisor, scale_by_factored_rms, scale_by_parameter_scale
+from wdlab.schedules import beta2_power
 
 from . import grids
 from .digits import spread

@@ -29,7 +29,7 @@ import optax
 from matplotlib.figure import Figure
 
 import wdlab
-from wdlab import precision
+from wdlab.training import precision
 
 from . import digits
 from .study import Point, Row, Size, Study, Summary, main

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import wdlab
-from wdlab.sweep import sweep
-from wdlab.sweep_program import Train
-from wdlab.sweep_table import OK, STATUS, Table
-from wdlab.sweep_train import Optimizer, train_function
+from wdlab.sweep import Table, Train, sweep, train_function
+from wdlab.sweep.table import OK, STATUS
+from wdlab.sweep.task import Optimizer
 
 from . import digits
 from .study import Row

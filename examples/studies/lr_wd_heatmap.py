@@ -10,9 +10,9 @@ separable. How separable is each here?
 Command: ``python -m examples.studies.lr_wd_heatmap``; minutes on two CPU cores at size tiny.
 
 Digits MLP of one hidden layer, 300 images, a fifth of whose labels is wrong (see ``grids.py``),
-cosine to 0, SGD with momentum 0.9. The number is wdlab.separability's: octaves that the best weight
-decay moves per octave of learning rate; 0: tuned one at a time, -1: only their product counts. By
-definition that of "schedule" is that of "lr" plus 1: whichever is nearer to 0 is the one to use.
+cosine to 0, SGD with momentum 0.9. The number is wdlab.sweep.surface's: octaves that the best
+weight decay moves per octave of learning rate; 0: tuned one at a time, -1: only their product
+counts. By definition that of "schedule" is that of "lr" plus 1: whichever is nearer to 0 is the one to use.
 The MLP has no normalized layer; the networks of the source have one after each convolution, whose
 weights only set the effective learning rate.
 
@@ -35,9 +35,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import wdlab
-from wdlab.separability import Separability, loss_surface, separability
-from wdlab.sweep_plot import heat_maps
-from wdlab.sweep_table import Table
+from wdlab.sweep import Separability, Table, loss_surface, separability
+from wdlab.sweep.plots import heat_maps
 
 from . import grids
 from .digits import spread

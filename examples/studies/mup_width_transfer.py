@@ -14,7 +14,7 @@ layers alone decays: it alone is matrix-like. For each width the whole grid of l
 decays is trained. The best learning rate is that of the lowest loss on held-out digits over all
 decays. Such short trainings need little decay, and the best one is not identified; reported is the
 largest that costs at most 10 % (the shoulder), at the scheme's learning rate (best on average over
-the widths). The number is wdlab.separability's: octaves per octave of width; 0: it transfers.
+the widths). The number is wdlab.sweep.surface's: octaves per octave of width; 0: it transfers.
 
 Result at size tiny (commit 05e477b, 2 CPU minutes, jax 0.10.2): octaves per octave of width, 64 to
 512: best learning rate -0.55 [-0.64, -0.41] (4 rows, 0 flat, 0 at the edge), largest harmless decay
@@ -35,8 +35,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import wdlab
-from wdlab.separability import Separability, loss_surface, separability
-from wdlab.sweep_table import Table
+from wdlab.sweep import Separability, Table, loss_surface, separability
 
 from . import digits, grids
 from .study import Point, Row, Size, Study, Summary, main
@@ -67,7 +66,7 @@ def measure(point: Point, size: Size) -> list[Row]:
     is_mup, coupling, scale_decay = SCHEMES[point["scheme"]]
     multiplier, steps = point[WIDTH] / BASE if is_mup else 1.0, STEPS[size]
     shapes = {w: jax.eval_shape(lambda w=w: _init(w)) for w in (BASE, 2 * BASE, point[WIDTH])}
-    widths = wdlab.mup.widths(
+    widths = wdlab.groups.widths(
         shapes[BASE], shapes[point[WIDTH]], layout="in_out", delta=shapes[2 * BASE]
     )
 
@@ -76,7 +75,7 @@ def measure(point: Point, size: Size) -> list[Row]:
         lr = grids.cosine(h[LR], steps)
         if not is_mup:
             return wdlab.optimizers.adamw(lr, **options)
-        return wdlab.mup.mu_adamw(lr, widths, scale_decay=scale_decay, **options)
+        return wdlab.groups.mu_adamw(lr, widths, scale_decay=scale_decay, **options)
 
     def init(key):  # The readout's weights keep their size, its output is divided by the width.
         return scaled_readout(_init(point[WIDTH], key), multiplier**0.5)

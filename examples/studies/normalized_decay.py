@@ -11,7 +11,7 @@ Command: ``python -m examples.studies.normalized_decay``; minutes on two CPU cor
 Digits MLP, 320 images, a fifth of whose labels is wrong (see ``grids.py``), AdamW with
 schedule-only decay, cosine from 1e-2 to 0 whatever the batch size. The best lambda is that of the
 lowest loss on held-out digits; the power is the slope of its logarithm over that of b / (B T), by
-wdlab.separability with a bootstrap interval over seeds: over all combinations, over the epochs at
+wdlab.sweep.surface with a bootstrap interval over seeds: over all combinations, over the epochs at
 the middle batch size and over batch sizes at the middle number of epochs.
 
 Result at size tiny (commit 739db51, 39 CPU seconds, jax 0.10.2): best lambda ~ (b / (B T))^p with p
@@ -28,7 +28,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import wdlab
-from wdlab.separability import Separability, loss_surface, separability
+from wdlab.sweep import Separability, loss_surface, separability
 
 from . import grids
 from .study import Point, Row, Size, Study, Summary, main

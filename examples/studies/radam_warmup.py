@@ -32,7 +32,7 @@ import optax
 from matplotlib.figure import Figure
 
 import wdlab
-from wdlab.adam import scale_by_adam
+from wdlab.preconditioners import scale_by_adam
 
 from . import digits
 from .study import Point, Row, Size, Study, Summary, main

@@ -14,8 +14,8 @@ from tests.convention_lists import LIVE
 from tests.oracles import run_optax, run_torch
 from tests.oracles.compare import BOUNDS, deviation
 from tests.oracles.trajectories import DECAYS, PEAK_LEARNING_RATE
-from wdlab import conventions
-from wdlab.convention import REQUIRED
+from wdlab import conventions  # noqa: E402
+from wdlab.conventions import REQUIRED  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 

@@ -16,7 +16,7 @@ from tests.oracles.trajectories import (  # noqa: E402
     relative_error,
 )
 from wdlab import conventions  # noqa: E402
-from wdlab.mup import widths  # noqa: E402
+from wdlab.groups import widths  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 

@@ -7,7 +7,7 @@ pytest.importorskip("torch")
 
 from tests.oracles import run_optax, run_torch  # noqa: E402
 from tests.oracles.trajectories import learning_rates  # noqa: E402
-from wdlab.conversion import convert  # noqa: E402
+from wdlab.conventions import convert  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 

@@ -11,11 +11,11 @@ pytest.importorskip("torch")
 
 import torch
 
-import wdlab
+import wdlab  # noqa: E402
 from examples.gpt import model, optim, step
 from examples.gpt.config import Config
 from tests.oracles import torch_gpt
-from wdlab.paths import leaves_with_paths
+from wdlab.rules import leaves_with_paths  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 

@@ -9,9 +9,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from wdlab import rules, schedules  # noqa: E402
-from wdlab.adam import scale_by_adam  # noqa: E402
+from wdlab.from_torch import opt_state_from_torch, params_from_torch  # noqa: E402
 from wdlab.groups import Group, grouped  # noqa: E402
-from wdlab.interop import opt_state_from_torch, params_from_torch  # noqa: E402
+from wdlab.preconditioners import scale_by_adam  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 STEPS, STOP = 100, 50

@@ -10,17 +10,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from wdlab import optimizers, rules, schedules, torch_files  # noqa: E402
-from wdlab.adafactor import adafactor  # noqa: E402
-from wdlab.adafactor_presets import PRESETS  # noqa: E402
-from wdlab.adam import scale_by_adam  # noqa: E402
-from wdlab.interop import (  # noqa: E402
-    CONV2D,
-    LINEAR,
-    Leaf,
-    opt_state_from_torch,
-    params_from_torch,
-)
+from wdlab import optimizers, rules, schedules  # noqa: E402
+from wdlab.conventions.adafactor_presets import PRESETS  # noqa: E402
+from wdlab.from_torch import files as torch_files  # noqa: E402
+from wdlab.from_torch import opt_state_from_torch, params_from_torch  # noqa: E402
+from wdlab.from_torch.names import CONV2D, LINEAR, Leaf  # noqa: E402
+from wdlab.optimizers import adafactor  # noqa: E402
+from wdlab.preconditioners import scale_by_adam  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 STOP, STEPS = 100, 200

@@ -9,8 +9,8 @@ pytest.importorskip("lion_pytorch")
 from tests.oracles.compare import BOUNDS, deviation
 from tests.oracles.run_torch import run
 from tests.oracles.trajectories import DECAYS, PEAK_LEARNING_RATE
-from wdlab.optimizers import lionw
-from wdlab.rules import ALL
+from wdlab.optimizers import lionw  # noqa: E402
+from wdlab.rules import ALL  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 

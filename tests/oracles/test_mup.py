@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 mup = pytest.importorskip("mup")
 
 from wdlab import rules, schedules  # noqa: E402
-from wdlab.mup import mu_adam, mu_adamw, mu_sgd, widths  # noqa: E402
+from wdlab.groups import mu_adam, mu_adamw, mu_sgd, widths  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 STEPS = 60

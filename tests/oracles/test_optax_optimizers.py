@@ -9,10 +9,9 @@ from tests.oracles import run_wdlab
 from tests.oracles.compare import BOUNDS, DTYPES, around, deviation
 from tests.oracles.run_optax import run
 from tests.oracles.trajectories import DECAYS, PEAK_LEARNING_RATE
-from wdlab.adafactor import adafactor
-from wdlab.adafactor_presets import PRESETS
-from wdlab.adam import scale_by_adam
-from wdlab.optimizers import lionw
+from wdlab.conventions.adafactor_presets import PRESETS
+from wdlab.optimizers import adafactor, lionw
+from wdlab.preconditioners import scale_by_adam
 from wdlab.rules import ALL
 
 pytestmark = pytest.mark.oracle

@@ -9,9 +9,9 @@ pytest.importorskip("torch")
 from tests.oracles.compare import BOUNDS, DTYPES, around, deviation
 from tests.oracles.run_torch import run
 from tests.oracles.trajectories import DECAYS
-from wdlab.adafactor import adafactor
-from wdlab.adafactor_presets import PRESETS
-from wdlab.adam import scale_by_adam
+from wdlab.conventions.adafactor_presets import PRESETS  # noqa: E402
+from wdlab.optimizers import adafactor  # noqa: E402
+from wdlab.preconditioners import scale_by_adam  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 

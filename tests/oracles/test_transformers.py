@@ -8,9 +8,9 @@ pytest.importorskip("transformers")
 from tests.oracles.compare import BOUNDS, DTYPES, deviation
 from tests.oracles.run_torch import run
 from tests.oracles.trajectories import DECAYS
-from wdlab.adafactor import adafactor
-from wdlab.adafactor_presets import PRESETS
-from wdlab.adafactor_schedules import relative_step
+from wdlab.conventions.adafactor_presets import PRESETS  # noqa: E402
+from wdlab.optimizers import adafactor  # noqa: E402
+from wdlab.schedules import relative_step  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 

@@ -19,10 +19,10 @@ from tests.oracles.trajectories import (
     learning_rates,
     relative_error,
 )
-from wdlab.adam import scale_by_adam
-from wdlab.adams import adams
-from wdlab.rules import Rule
-from wdlab.variants import decay_corrected
+from wdlab.decay import decay_corrected  # noqa: E402
+from wdlab.optimizers import adams  # noqa: E402
+from wdlab.preconditioners import scale_by_adam  # noqa: E402
+from wdlab.rules import Rule  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 

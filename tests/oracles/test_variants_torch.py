@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 
 import torch
 
-import wdlab
+import wdlab  # noqa: E402
 from tests.oracles import run_wdlab
 from tests.oracles.trajectories import (
     DECAYS,
@@ -19,10 +19,9 @@ from tests.oracles.trajectories import (
     learning_rates,
     relative_error,
 )
-from wdlab import strengths
-from wdlab.adam import scale_by_adam
-from wdlab.cpr import constrain_norms
-from wdlab.penalties import decay_proximal
+from wdlab.decay import constrain_norms, decay_proximal  # noqa: E402
+from wdlab.preconditioners import scale_by_adam  # noqa: E402
+from wdlab.schedules import strengths  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 

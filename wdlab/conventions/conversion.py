@@ -1,0 +1,158 @@
+"""One weight decay in another system's convention.
+
+The canonical unit is the shrink per step at the peak learning rate: the share of an undriven
+weight that one update takes. Conventions differ in what they multiply their number by to get it.
+"""
+
+from collections.abc import Mapping
+from decimal import Decimal, localcontext
+from typing import Any
+
+from wdlab._core.checks import check_number
+from wdlab.conventions.convention import Convention
+from wdlab.conventions.registry import get
+from wdlab.schedules import ScalarOrSchedule, peak_of
+
+_WHY_NOT = {
+    "l2": (
+        "adds it to the gradient, and its preconditioner or momentum transforms it with the "
+        "gradient: how much a weight shrinks depends on the gradients, so no number is equal"
+    ),
+    "parameter_scale": (
+        "multiplies it by the size of each leaf, so that every leaf shrinks by another share. "
+        "With scale_parameter=False it is multiplied by the learning rate alone"
+    ),
+    "trust_ratio": (
+        "puts it inside the trust ratio, which divides it out: an undriven leaf shrinks by the "
+        "learning rate whatever the number is"
+    ),
+    "none": "has no weight decay",
+}
+
+_SHORT_DIGITS = 12
+_ROUNDING = Decimal("4e-16")  # Two roundings to a float.
+
+
+def convert(
+    weight_decay: float,
+    *,
+    learning_rate: ScalarOrSchedule,
+    source: str,
+    target: str,
+    source_arguments: Mapping[str, Any] | None = None,
+    target_arguments: Mapping[str, Any] | None = None,
+) -> float:
+    r"""Returns the target's number for the same shrink per step at the peak learning rate.
+
+    With :math:`c\,\lambda\,lr^p` the shrink of a convention (p = 0 for the schedule alone or a
+    constant, 1 for the learning rate, 2 for its square), it is
+    :math:`\lambda' = \lambda\, lr^{p - p'} c / c'`. The arithmetic is decimal, so that 0.1 at 6e-4
+    is 6e-05, and numbers of up to 12 digits come back from a round trip exactly.
+
+    Where the two shrinks follow the schedule differently (``wdlab convert`` says so), they are
+    equal at the peak and not over the run.
+
+    Args:
+      weight_decay: The source's number, at least 0.
+      learning_rate: At its peak, above 0: a number, or a schedule that carries its peak.
+      source: The convention that the number is from, one of ``conventions.names()``.
+      target: The convention that it goes to.
+      source_arguments: Arguments of the source that are not its defaults, where they change the
+        meaning: ``{"decoupled_weight_decay": True}`` of torch.Adam.
+      target_arguments: The same of the target.
+
+    Raises:
+      TypeError: If a number is none.
+      ValueError: For an unknown convention, a number out of range, or where no number is equal,
+        saying why: L2 under Adam has none.
+
+    >>> convert(0.1, learning_rate=6e-4, source="torch.AdamW", target="composer.DecoupledAdamW")
+    6e-05
+    >>> convert(0.1, learning_rate=6e-4, source="torch.AdamW", target="torch.Adam")
+    Traceback (most recent call last):
+    ValueError: torch.Adam adds it to the gradient, ...
+    """
+    check_number("weight_decay", weight_decay)
+    peak = _peak(learning_rate)
+    there, there_arguments = _side(source, source_arguments)
+    here, here_arguments = _side(target, target_arguments)
+    powers = _power(there, there_arguments), _power(here, here_arguments)
+    factors = there.factor_for(there_arguments), here.factor_for(here_arguments)
+    if powers[0] == powers[1] and factors[0] == factors[1]:
+        return float(weight_decay)
+    return _scaled(weight_decay, peak, powers[0] - powers[1], factors[0], factors[1])
+
+
+def shrink_at_peak(
+    weight_decay: float,
+    *,
+    learning_rate: ScalarOrSchedule,
+    convention: str,
+    arguments: Mapping[str, Any] | None = None,
+) -> float:
+    """Returns the canonical unit: the share of an undriven weight lost in a step at the peak.
+
+    Args:
+      weight_decay: The convention's number, at least 0.
+      learning_rate: At its peak, above 0, or a schedule that carries it.
+      convention: One of ``conventions.names()``.
+      arguments: Arguments of the original that are not its defaults.
+
+    Raises:
+      TypeError, ValueError: As :func:`convert`.
+
+    >>> shrink_at_peak(0.1, learning_rate=6e-4, convention="torch.AdamW")
+    6e-05
+    """
+    check_number("weight_decay", weight_decay)
+    side, given = _side(convention, arguments)
+    power = _power(side, given)
+    return _scaled(weight_decay, _peak(learning_rate), power, side.factor_for(given), 1.0)
+
+
+def _peak(learning_rate: ScalarOrSchedule) -> float:
+    peak = peak_of(learning_rate, why="A conversion")
+    check_number("learning_rate", peak, low_open=True)
+    return peak
+
+
+def _scaled(number: float, peak: float, power: float, factor: float, divisor: float) -> float:
+    """Number peak**power factor / divisor, in decimal digits; short where that is the rounding."""
+    with localcontext() as context:
+        context.prec = 60
+        scale = Decimal(repr(float(peak))) ** Decimal(repr(float(power)))
+        exact = Decimal(repr(float(number))) * scale * Decimal(repr(float(factor)))
+        exact /= Decimal(repr(float(divisor)))
+        context.prec = _SHORT_DIGITS
+        short = +exact
+        context.prec = 60
+        # A quotient such as 0.1 / 3.6e-7 is rounded to a float: the way back lands beside 0.1.
+        return float(short if abs(short - exact) <= exact * _ROUNDING else exact)
+
+
+def _side(name: str, arguments: Mapping[str, Any] | None) -> tuple[Convention, dict[str, Any]]:
+    convention = get(name)
+    return convention, convention.complete(arguments or {})
+
+
+def _power(convention: Convention, arguments: Mapping[str, Any]) -> float:
+    power = convention.power_for(arguments)
+    if power is not None:
+        return power
+    coupling = convention.coupling_for(arguments)
+    why = _WHY_NOT[coupling]
+    if coupling == "l2":
+        why += _l2_hint(convention, arguments)
+    if convention.decay_argument is None:
+        why += f". {convention.traps[0]}"
+    raise ValueError(f"{convention.name} {why}".rstrip(".") + ".")
+
+
+def _l2_hint(convention: Convention, arguments: Mapping[str, Any]) -> str:
+    """What would have an equal number."""
+    if convention.l2_shrinks is not None:
+        return f" with momentum={arguments['momentum']}; without momentum there is one"
+    for switch in ("decoupled_weight_decay", "adam_w_mode", "adamw_mode"):
+        if switch in arguments:
+            return f". With {switch}=True it is decoupled, and there is one"
+    return ". Choose a decoupled convention, such as torch.AdamW"

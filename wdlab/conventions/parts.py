@@ -1,0 +1,236 @@
+"""The pieces that the conventions are built of, beyond the package's own transformations."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wdlab._core.checks import check_number
+from wdlab.conventions.convention import Request
+from wdlab.optimizers import assemble
+from wdlab.preconditioners import scale_by_adam
+from wdlab.schedules import (
+    COUPLINGS,
+    ScalarOrSchedule,
+    Schedule,
+    peak_value,
+    relative_step,
+    schedule_multiplier,
+    value_at,
+)
+
+PyTree = Any
+
+
+def rate_of(request: Request) -> ScalarOrSchedule:
+    """Returns the learning rate, or says that it is missing.
+
+    >>> from wdlab import conventions
+    >>> rate_of(conventions.get("torch.SGD").request(0.5, {}))
+    0.5
+    """
+    if request.learning_rate is None:
+        raise TypeError(
+            f"{request.name}: learning_rate is required, a number or a schedule: "
+            f"build({request.name!r}, 1e-3)."
+        )
+    return request.learning_rate
+
+
+def relative_or_given(request: Request) -> ScalarOrSchedule:
+    """Returns Adafactor's relative step where no learning rate is given, else the learning rate.
+
+    An explicit ``relative_step=True`` next to a learning rate is refused, as by the originals.
+
+    >>> from wdlab import conventions
+    >>> rate = relative_or_given(conventions.get("transformers.Adafactor").request(None, {}))
+    >>> round(float(rate(0)), 6)
+    0.01
+    """
+    relative, warmup = request["relative_step"], request["warmup_init"]
+    if request.learning_rate is not None:
+        if (relative and "relative_step" in request.given) or warmup:
+            raise ValueError(
+                f"{request.name}: a learning rate and relative_step=True exclude each other. "
+                "Pass learning_rate=None, or leave relative_step and warmup_init out."
+            )
+        return request.learning_rate
+    if not relative:
+        raise ValueError(f"{request.name}: relative_step=False needs a learning rate.")
+    return relative_step(1e-2, warmup_slope=1e-6 if warmup else None)
+
+
+def pair(request: Request, argument: str = "betas") -> tuple[Any, Any]:
+    """Returns an argument that is a pair, such as ``betas``.
+
+    >>> from wdlab import conventions
+    >>> pair(conventions.get("torch.AdamW").request(0.1, {}))
+    (0.9, 0.999)
+    """
+    value = request[argument]
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"{request.name}: {argument} must be a pair of numbers, got {value!r}.")
+    return value[0], value[1]
+
+
+def adam_direction(request: Request, **conventions: Any) -> optax.GradientTransformation:
+    """Returns Adam's direction from torch's arguments ``betas``, ``eps``, ``amsgrad``.
+
+    >>> from wdlab import conventions
+    >>> direction = adam_direction(conventions.get("torch.AdamW").request(0.1, {}), epsilon="hat")
+    """
+    b1, b2 = pair(request)
+    if request.arguments.get("amsgrad", False):
+        conventions["amsgrad"] = "raw"
+    return scale_by_adam(b1, b2, request["eps"], **conventions)
+
+
+def optax_adam(request: Request) -> optax.GradientTransformation:
+    """Adam's direction from arguments that are called as in Optax: b1, b2, eps, eps_root.
+
+    >>> from wdlab import conventions
+    >>> tx = optax_adam(conventions.get("optax.adamw").request(0.1, {}))
+    """
+    nesterov = request.arguments.get("nesterov", False)
+    return scale_by_adam(
+        request["b1"],
+        request["b2"],
+        request["eps"],
+        request.arguments.get("eps_root", 0.0),
+        first_moment="nesterov" if nesterov else "ema",
+        mu_dtype=request.arguments.get("mu_dtype"),
+    )
+
+
+def with_decay(
+    request: Request, direction: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """Puts the learning rate and the decay of the request's coupling around a direction.
+
+    >>> from wdlab import conventions
+    >>> tx = with_decay(conventions.get("torch.SGD").request(0.1, {}), optax.identity())
+    """
+    rate, decay, coupling = rate_of(request), request.weight_decay, request.coupling
+    if coupling == "lr2_over_peak":  # lr_t (lambda eta_t), with eta_t = lr_t / peak.
+        eta = schedule_multiplier(rate, request.peak_learning_rate)
+        decay, coupling = product(decay, eta), "lr"
+    if coupling not in COUPLINGS:
+        raise ValueError(f"{request.name}: coupling {coupling!r} has no place here.")
+    tx = assemble(
+        request.name, direction, rate, decay, coupling, request.rules, request.peak_learning_rate
+    )
+    return maximized(request, tx)
+
+
+def maximized(request: Request, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Turns the gradient round for ``maximize=True``; the decay stays a decay.
+
+    >>> from wdlab import conventions
+    >>> request = conventions.get("torch.SGD").request(0.1, {"maximize": True})
+    >>> tx = maximized(request, optax.sgd(0.5))
+    >>> float(tx.update(jnp.array(1.0), tx.init(jnp.array(1.0)))[0])
+    0.5
+    """
+    return optax.chain(optax.scale(-1.0), tx) if request.arguments.get("maximize", False) else tx
+
+
+def product(a: ScalarOrSchedule, b: ScalarOrSchedule) -> ScalarOrSchedule:
+    """Returns the product of two numbers or schedules; its peak where both are known.
+
+    >>> product(0.5, lambda count: 4.0)(0)
+    2.0
+    """
+    if not callable(a) and not callable(b):
+        return a * b
+
+    def at(count: Any) -> Any:
+        return value_at(a, count) * value_at(b, count)
+
+    first, second = peak_value(a), peak_value(b)
+    if first is None or second is None or first * second == 0:
+        return at
+    return Schedule(at, first * second)
+
+
+def signed_step(rate: ScalarOrSchedule) -> optax.GradientTransformation:
+    """Multiplies by ``-lr_t``, keeping its count in the state for numbers too.
+
+    >>> tx = signed_step(0.5)
+    >>> float(tx.update(jnp.array(4.0), tx.init(jnp.array(4.0)))[0])
+    -2.0
+    """
+    return optax.scale_by_schedule(lambda count: -jnp.asarray(value_at(rate, count)))
+
+
+def momentum(
+    decay: float, *, dampening: float = 0.0, nesterov: bool = False
+) -> optax.GradientTransformation:
+    r"""Torch's momentum: :math:`b_1 = g_1`, then :math:`b_t = \mu b_{t-1} + (1-\tau) g_t`.
+
+    Args:
+      decay: ``mu`` in [0, 1); 0 is the gradient itself, whatever the dampening.
+      dampening: ``tau``, at most 1; the first step is not dampened.
+      nesterov: Whether the step is :math:`g_t + \mu b_t`. Not with dampening, as in torch.
+
+    Raises:
+      ValueError: If a number is out of range or the arguments contradict.
+
+    >>> tx = momentum(0.5, dampening=0.5)
+    >>> state = tx.init(jnp.array(0.0))
+    >>> first, state = tx.update(jnp.array(1.0), state)
+    >>> float(first), float(tx.update(jnp.array(1.0), state)[0])
+    (1.0, 1.0)
+    """
+    check_number("momentum", decay, high=1.0, high_open=True)
+    check_number("dampening", dampening, high=1.0)
+    if nesterov and (decay == 0 or dampening != 0):
+        raise ValueError("nesterov=True needs a momentum above 0 and dampening=0.")
+    if decay == 0:
+        return optax.identity()
+    trace = optax.trace(decay, nesterov=nesterov)
+    if dampening == 0:
+        return trace
+    weight = optax.scale_by_schedule(lambda count: jnp.where(count == 0, 1.0, 1.0 - dampening))
+    return optax.chain(weight, trace)
+
+
+class CautionState(NamedTuple):
+    """State of :func:`caution`."""
+
+    inner: PyTree
+
+
+def caution(direction: optax.GradientTransformation) -> optax.GradientTransformation:
+    r"""Keeps the entries of a direction that agree with the gradient, and enlarges the rest.
+
+    With the mask :math:`\phi = [u g > 0]`, a leaf's direction becomes
+    :math:`u \phi / \max(\operatorname{mean} \phi, 10^{-3})`. timm's ``caution=True``: it masks the
+    step, not the decay.
+
+    Args:
+      direction: Transformation of the gradient without learning rate or sign.
+
+    >>> tx = caution(optax.trace(0.5))
+    >>> state = tx.init(jnp.zeros(2))
+    >>> _, state = tx.update(jnp.array([4.0, 4.0]), state)
+    >>> tx.update(jnp.array([1.0, -1.0]), state)[0].tolist()
+    [6.0, 0.0]
+
+    Source: Liang et al. 2024, https://arxiv.org/abs/2411.16085; timm aa4b5850, timm/optim/adamw.py.
+    """
+
+    def init_fn(params: PyTree) -> CautionState:
+        return CautionState(direction.init(params))
+
+    def update_fn(
+        updates: PyTree, state: Any, params: PyTree | None = None
+    ) -> tuple[PyTree, CautionState]:
+        def masked(u: jax.Array, g: jax.Array) -> jax.Array:
+            mask = (jnp.sign(u) * jnp.sign(g) > 0).astype(u.dtype)
+            return u * (mask / jnp.maximum(jnp.mean(mask), 1e-3))
+
+        steps, inner = direction.update(updates, state.inner, params)
+        return jax.tree.map(masked, steps, updates), CautionState(inner)
+
+    return optax.GradientTransformation(init_fn, update_fn)

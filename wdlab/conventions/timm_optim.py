@@ -1,0 +1,115 @@
+"""The conventions of timm."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+
+from wdlab.conventions.convention import Convention, Request
+from wdlab.conventions.parts import adam_direction, caution, momentum, pair, with_decay
+from wdlab.preconditioners import scale_by_lion, scale_by_nesterov_adam
+
+_CORRECTED = "both moments, 1 - b**t"
+_OUTSIDE = "outside: sqrt(v / c2) + eps"
+_FIRST = "theta <- (1 - w_t lambda s) theta, w_t = lr_t, or lr_t**2 / peak if corrected; "
+
+
+def _timm_adamw(request: Request) -> optax.GradientTransformation:
+    return _timm(request, adam_direction(request))
+
+
+def _timm_nadamw(request: Request) -> optax.GradientTransformation:
+    return _timm(request, scale_by_nesterov_adam(*pair(request), request["eps"]))
+
+
+def _timm_lion(request: Request) -> optax.GradientTransformation:
+    return _timm(request, scale_by_lion(*pair(request)))
+
+
+def _timm_sgdw(request: Request) -> optax.GradientTransformation:
+    decayed = request["momentum"]
+    direction = momentum(decayed, dampening=request["dampening"], nesterov=request["nesterov"])
+    return _timm(request, direction, cautious=bool(decayed))
+
+
+def _timm(
+    request: Request, direction: optax.GradientTransformation, *, cautious: bool = True
+) -> optax.GradientTransformation:
+    if request["caution"] and cautious:
+        direction = caution(direction)
+    return with_decay(request, direction)
+
+
+def _corrected(arguments: Mapping[str, Any]) -> str:
+    return "lr2_over_peak" if arguments["corrected_weight_decay"] else "lr"
+
+
+_TIMM = {"version": "timm aa4b5850", "order": "before", "coupling": "lr", "coupling_of": _corrected}
+_TIMM_SOURCE = "https://github.com/huggingface/pytorch-image-models/blob/main/timm/optim/{}.py"
+_TIMM_TRAPS = (
+    "corrected_weight_decay takes the peak from the constructor's lr, not the group's, and "
+    "corrects every leaf, where AdamC corrects the layers that are followed by a norm",
+    "timm.optim.create_optimizer exempts biases and leaves of rank below 2, the classes nothing",
+)
+_CAUTIOUS = {"caution": False, "corrected_weight_decay": False, "maximize": False}
+
+CONVENTIONS = (
+    Convention(
+        name="timm.AdamW",
+        source=_TIMM_SOURCE.format("adamw"),
+        equation=_FIRST + "theta <- theta - lr_t (m / c1) / (sqrt(v / c2) + eps)",
+        epsilon=_OUTSIDE,
+        bias_correction=_CORRECTED,
+        learning_rate=1e-3,
+        defaults={
+            "betas": (0.9, 0.999),
+            "eps": 1e-8,
+            "weight_decay": 1e-2,
+            "amsgrad": False,
+            **_CAUTIOUS,
+        },
+        traps=(*_TIMM_TRAPS, "the class is called AdamWLegacy since 1.0; 'adamw' there is torch's"),
+        make=_timm_adamw,
+        **_TIMM,
+    ),
+    Convention(
+        name="timm.NAdamW",
+        source=_TIMM_SOURCE.format("nadamw"),
+        equation=(
+            _FIRST + "theta <- theta - lr_t ((b1 m + (1 - b1) g) / c1) / (sqrt(v / c2) + eps)"
+        ),
+        epsilon=_OUTSIDE,
+        bias_correction=f"{_CORRECTED}; the look-ahead by this step's too",
+        learning_rate=1e-3,
+        defaults={"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, **_CAUTIOUS},
+        traps=(*_TIMM_TRAPS, "neither torch.NAdam (warming momentum) nor optax.nadamw"),
+        make=_timm_nadamw,
+        **_TIMM,
+    ),
+    Convention(
+        name="timm.SGDW",
+        source=_TIMM_SOURCE.format("sgdw"),
+        equation=_FIRST + "b <- mu b + (1 - tau) g, first b = g; theta <- theta - lr_t b",
+        learning_rate=1e-3,
+        defaults={
+            "momentum": 0.0,
+            "dampening": 0.0,
+            "weight_decay": 0.0,
+            "nesterov": False,
+            **_CAUTIOUS,
+        },
+        traps=_TIMM_TRAPS,
+        make=_timm_sgdw,
+        **_TIMM,
+    ),
+    Convention(
+        name="timm.Lion",
+        source=_TIMM_SOURCE.format("lion"),
+        equation=_FIRST + "theta <- theta - lr_t sign(b1 m + (1 - b1) g)",
+        learning_rate=1e-4,
+        defaults={"betas": (0.9, 0.99), "weight_decay": 0.0, **_CAUTIOUS},
+        traps=_TIMM_TRAPS,
+        make=_timm_lion,
+        **_TIMM,
+    ),
+)

@@ -1,0 +1,36 @@
+"""decay."""
+
+from wdlab.decay.leafwise import check_leaves, map_decayed, next_count
+from wdlab.decay.norm_bounds import constrain_norms
+from wdlab.decay.penalties import decay_huber, decay_l1, decay_proximal
+from wdlab.decay.sequential import decay_then_step, step_then_decay
+from wdlab.decay.spheres import hyperball, keep_initial_norm
+from wdlab.decay.transforms import (
+    AddL2GradientState,
+    DecayWeightsState,
+    add_l2_gradient,
+    decay_weights,
+    freeze,
+)
+from wdlab.decay.variants import decay_corrected, decay_toward_ema
+
+__all__ = [
+    "AddL2GradientState",
+    "DecayWeightsState",
+    "add_l2_gradient",
+    "check_leaves",
+    "constrain_norms",
+    "decay_corrected",
+    "decay_huber",
+    "decay_l1",
+    "decay_proximal",
+    "decay_then_step",
+    "decay_toward_ema",
+    "decay_weights",
+    "freeze",
+    "hyperball",
+    "keep_initial_norm",
+    "map_decayed",
+    "next_count",
+    "step_then_decay",
+]

@@ -1,0 +1,12 @@
+"""from_torch."""
+
+from wdlab.from_torch.carry_over import opt_state_from_torch, params_from_torch
+from wdlab.from_torch.files import load_state_dict, load_tensors, save_state_dict
+
+__all__ = [
+    "load_state_dict",
+    "load_tensors",
+    "opt_state_from_torch",
+    "params_from_torch",
+    "save_state_dict",
+]

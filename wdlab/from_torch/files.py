@@ -1,0 +1,109 @@
+"""Torch's checkpoint files without arbitrary code: safetensors, or pickles of tensors alone.
+
+A pickle can run anything when it is loaded. ``.safetensors`` cannot; of ``.pt``, ``.pth`` and
+``.bin`` only what ``torch.load(weights_only=True)`` lets through is read, and only where torch is
+installed. Both packages are imported when a file asks for them.
+"""
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wdlab.from_torch.names import as_numpy
+
+_PICKLES = (".pt", ".pth", ".bin")
+_GROUPS = "param_groups"
+
+
+def load_tensors(path: str | Path) -> dict[str, Any]:
+    """Loads a model's tensors by name.
+
+    Args:
+      path: ``.safetensors``, or ``.pt``, ``.pth``, ``.bin`` (needs torch).
+
+    Raises:
+      ValueError: If the file has another ending.
+      ImportError: If the package for it is missing.
+
+    >>> load_tensors("model.npz")
+    Traceback (most recent call last):
+    ValueError: 'model.npz' is neither .safetensors nor .pt, .pth, .bin. ...
+    """
+    suffix = Path(path).suffix
+    if suffix == ".safetensors":
+        return dict(_package("safetensors.numpy").load_file(str(path)))
+    if suffix in _PICKLES:
+        # Refuses every pickled object that is no tensor or plain container.
+        return _package("torch").load(str(path), map_location="cpu", weights_only=True)
+    raise ValueError(
+        f"{str(path)!r} is neither .safetensors nor {', '.join(_PICKLES)}. Save the tensors with "
+        "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')."
+    )
+
+
+def load_state_dict(path: str | Path) -> dict[str, Any]:
+    """Loads a torch optimizer's ``state_dict()``.
+
+    Args:
+      path: ``.safetensors`` as :func:`save_state_dict` writes it, or ``.pt``, ``.pth``, ``.bin``.
+
+    Raises:
+      ValueError: If the file has another ending, or is a safetensors file of something else.
+
+    >>> load_state_dict("optimizer.ckpt")
+    Traceback (most recent call last):
+    ValueError: 'optimizer.ckpt' is neither .safetensors nor .pt, .pth, .bin. ...
+    """
+    if Path(path).suffix != ".safetensors":
+        return load_tensors(path)
+    with _package("safetensors").safe_open(str(path), "np") as file:
+        metadata = file.metadata() or {}
+        if _GROUPS not in metadata:
+            raise ValueError(
+                f"{str(path)!r} holds no optimizer state: its metadata has no {_GROUPS!r}. Write "
+                "it with wdlab.from_torch.save_state_dict(optimizer.state_dict(), path)."
+            )
+        state: dict[int, dict[str, Any]] = {}
+        for key in file.keys():  # noqa: SIM118  The file is no mapping.
+            index, buffer = key.split(".", 1)
+            state.setdefault(int(index), {})[buffer] = file.get_tensor(key)
+    return {"state": state, _GROUPS: json.loads(metadata[_GROUPS])}
+
+
+def save_state_dict(state_dict: Mapping[str, Any], path: str | Path) -> None:
+    """Writes a torch optimizer's ``state_dict()`` as safetensors: keys "0.exp_avg", groups as JSON.
+
+    Run it where torch is, so that the other side needs no torch.
+
+    Args:
+      state_dict: ``optimizer.state_dict()``; groups of numbers, strings and lists.
+      path: Ends in ``.safetensors``.
+
+    Raises:
+      ValueError: If the path ends otherwise.
+
+    >>> save_state_dict({"state": {}, "param_groups": []}, "optimizer.pt")
+    Traceback (most recent call last):
+    ValueError: path must end in .safetensors, got 'optimizer.pt'.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"path must end in .safetensors, got {str(path)!r}.")
+    tensors = {
+        f"{index}.{buffer}": as_numpy(value).copy()
+        for index, entry in state_dict["state"].items()
+        for buffer, value in entry.items()
+        if value is not None
+    }
+    groups = json.dumps(state_dict[_GROUPS], default=lambda value: as_numpy(value).tolist())
+    _package("safetensors.numpy").save_file(tensors, str(path), metadata={_GROUPS: groups})
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        top = name.split(".")[0]
+        hint = "" if top == "safetensors" else " Or save the file as .safetensors where torch is."
+        raise ImportError(f"this file needs {top}: pip install {top}.{hint}") from error

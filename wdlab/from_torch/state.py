@@ -1,0 +1,113 @@
+"""What a torch optimizer's ``state_dict()`` says, by parameter name."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from wdlab.from_torch.names import as_numpy
+
+
+class TorchState(NamedTuple):
+    """A torch optimizer's state."""
+
+    names: list[str]  # Of its parameters, in its order.
+    buffers: dict[str, dict[str, Any]]  # Name -> e.g. "exp_avg" -> tensor; without the step.
+    step: int  # Updates made.
+
+
+def read_state_dict(
+    state_dict: Mapping[str, Any], *, order: Sequence[str] | None = None, step: int | None = None
+) -> TorchState:
+    """Reads names, buffers and the one step count from ``optimizer.state_dict()``.
+
+    Args:
+      state_dict: With "state" and "param_groups".
+      order: Torch names in the order of the optimizer's parameters, unless it holds them.
+      step: Updates made, where the state does not say.
+
+    Raises:
+      TypeError: If ``state_dict`` is no such dict.
+      ValueError: If names or the step are missing or contradict each other, or a group maximizes or
+        dampens.
+
+    >>> saved = {"state": {0: {"step": 7.0, "exp_avg": [0.0]}}, "param_groups": [{"params": [0]}]}
+    >>> read_state_dict(saved, order=["w"]).step
+    7
+    """
+    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
+        found = list(state_dict) if isinstance(state_dict, Mapping) else type(state_dict).__name__
+        raise TypeError(
+            f"expected optimizer.state_dict() with 'state' and 'param_groups', got {found}. Of a "
+            "whole checkpoint, pass the optimizer's entry."
+        )
+    groups = state_dict["param_groups"]
+    _check_groups(groups)
+    names = _names(groups, order)
+    buffers: dict[str, dict[str, Any]] = {name: {} for name in names}
+    steps: dict[str, int] = {}
+    for index, entry in state_dict["state"].items():
+        name = names[int(index)]
+        buffers[name] = {k: v for k, v in entry.items() if k != "step" and v is not None}
+        if "step" in entry:
+            steps[name] = int(as_numpy(entry["step"]))
+    return TorchState(names, buffers, _one_step(steps, step))
+
+
+def _check_groups(groups: Sequence[Mapping[str, Any]]) -> None:
+    for i, group in enumerate(groups):
+        if group.get("maximize"):
+            raise ValueError(
+                f"param_groups[{i}] has maximize=True. There is no such switch here: negate the "
+                "gradients, write optax.chain(optax.scale(-1.0), tx), and set maximize to False in "
+                "the state_dict."
+            )
+        if group.get("dampening"):
+            raise ValueError(
+                f"param_groups[{i}] has dampening={group['dampening']}, which optax.trace lacks; "
+                "with it torch's momentum buffer is smaller. Only dampening=0 goes over."
+            )
+
+
+def _names(groups: Sequence[Mapping[str, Any]], order: Sequence[str] | None) -> list[str]:
+    """Names by torch's parameter number."""
+    indices = [index for group in groups for index in group["params"]]
+    saved = [name for group in groups for name in group.get("param_names") or ()]
+    if order is None and not saved:
+        raise ValueError(
+            f"the state_dict numbers its {len(indices)} parameters and does not name them. Pass "
+            "order=[name for name, _ in model.named_parameters()], in the order in which the "
+            "optimizer was given them."
+        )
+    if order is not None and saved and list(order) != saved:
+        raise ValueError(
+            f"order begins {list(order)[:3]}, and the state_dict names its parameters {saved[:3]}, "
+            "...; leave order out."
+        )
+    names = saved or list(order or ())
+    if len(names) != len(indices) or len(set(names)) != len(names):
+        raise ValueError(
+            f"order has {len(names)} names ({len(set(names))} different), the optimizer "
+            f"{len(indices)} parameters. List what it was given: buffers and frozen parameters may "
+            "not be in it, a tied parameter once."
+        )
+    return [name for _, name in sorted(zip(indices, names, strict=True))]
+
+
+def _one_step(steps: dict[str, int], step: int | None) -> int:
+    different = {count: name for name, count in steps.items()}
+    if len(different) > 1:
+        (a, first), (b, second) = sorted(different.items())[:2]
+        raise ValueError(
+            f"torch made {a} updates of {first!r} and {b} of {second!r} (no gradient in some "
+            "steps); one state here has one count. Go on with the parameters that agree, or set "
+            "the steps equal in the state_dict if the bias correction is over."
+        )
+    found = next(iter(different), None)
+    if found is None:
+        if step is None:
+            raise ValueError(
+                "the state has no step count (SGD keeps none). Pass step=, the updates made so far."
+            )
+        return step
+    if step is not None and found != step:
+        raise ValueError(f"step={step}, and the state_dict says {found}; leave step out.")
+    return found

@@ -1,0 +1,168 @@
+"""One parameter group, as data, and which group each leaf is in."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, NamedTuple
+
+from wdlab._core.checks import check_number, check_schedule
+from wdlab.rules import Ndim, Rule, decisions, nearest_path, scale_value
+from wdlab.schedules import ScalarOrSchedule, value_at
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class Group:
+    """One parameter group: the leaves whose path matches, and what is different for them.
+
+    Args:
+      pattern: A regular expression that must match the whole path (``re.fullmatch``).
+      learning_rate_scale: Float >= 0 that multiplies the base learning rate, schedule included:
+        what a torch scheduler does to a group with its own ``lr``.
+      learning_rate: The group's own number or schedule instead; the base schedule then does not
+        reach it. A schedule needs its ``.peak`` under the coupling "schedule".
+      decay_scale: Float >= 0 that multiplies the scale that the rules give.
+      frozen: Whether the leaves stay as they are, to the bit, and have no optimizer state.
+      ndim: A rank, or a (low, high) pair of ranks, that the leaf must have as well.
+      optional: Whether :func:`check_groups` lets the group match nothing.
+
+    Raises:
+      TypeError, ValueError: If an argument is not as above, or two of them contradict.
+
+    >>> Group("(.*/)?lora_.*", learning_rate=5e-4, decay_scale=0.0).decay_scale
+    0.0
+    """
+
+    pattern: str
+    _: KW_ONLY
+    learning_rate_scale: float = 1.0
+    learning_rate: ScalarOrSchedule | None = None
+    decay_scale: float = 1.0
+    frozen: bool = False
+    ndim: Ndim = None
+    optional: bool = False
+
+    def __post_init__(self):
+        try:
+            Rule(self.pattern, ndim=self.ndim)
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("Rule:", "Group:")) from None
+        for name in ("learning_rate_scale", "decay_scale"):
+            what = f"{name} of Group({self.pattern!r})"
+            object.__setattr__(self, name, scale_value(getattr(self, name), what))
+        own = self.learning_rate is not None
+        if own:
+            what = f"learning_rate of Group({self.pattern!r})"
+            check_number(what, self.learning_rate, schedule=True)
+            check_schedule(what, self.learning_rate)
+        if own and self.learning_rate_scale != 1.0:
+            raise ValueError(
+                f"Group({self.pattern!r}) has a learning_rate and a learning_rate_scale of "
+                f"{self.learning_rate_scale:g}; give one of the two."
+            )
+        if self.frozen and (own or self.learning_rate_scale != 1.0 or self.decay_scale != 1.0):
+            raise ValueError(
+                f"Group({self.pattern!r}) is frozen: its learning rate and decay would do nothing. "
+                "Leave them out, or write frozen=False."
+            )
+
+    def rate(self, base: ScalarOrSchedule, count: Any) -> Any:
+        """Returns the learning rate of the group's leaves at a step count.
+
+        >>> Group(".*", learning_rate_scale=0.5).rate(0.1, 0)
+        0.05
+        """
+        if self.learning_rate is not None:
+            return value_at(self.learning_rate, count)
+        return self.learning_rate_scale * value_at(base, count)
+
+
+class Assignment(NamedTuple):
+    """Which group a leaf is in."""
+
+    path: str
+    leaf: Any
+    group: Group
+
+
+def normalize_groups(groups: Any) -> tuple[Group, ...]:
+    """Returns ``groups`` as a tuple, refusing what is no :class:`Group`.
+
+    >>> normalize_groups([Group(".*")])[0].pattern
+    '.*'
+    """
+    if isinstance(groups, Group):
+        raise TypeError(f"groups must be a tuple, got one Group. Write groups=({groups!r},).")
+    strangers = [groups]
+    if isinstance(groups, tuple | list):
+        strangers = [group for group in groups if not isinstance(group, Group)]
+    if strangers:
+        raise TypeError(
+            f"groups must be a tuple of Group, got {strangers[0]!r}. Write for instance "
+            "groups=(Group('head/.*', learning_rate_scale=10.0), Group('.*'))."
+        )
+    return tuple(groups)
+
+
+def assign_groups(params: PyTree, groups: tuple[Group, ...]) -> list[Assignment]:
+    """Finds the group of every leaf, in the order of ``jax.tree.leaves(params)``.
+
+    Args:
+      params: Pytree of arrays, or of anything with a shape.
+      groups: The first whose pattern (and rank) matches wins.
+
+    Raises:
+      TypeError: If ``groups`` is no tuple of :class:`Group`.
+      ValueError: If a leaf is in no group.
+
+    >>> groups = (Group("head/.*", learning_rate_scale=10.0), Group(".*"))
+    >>> [a.group.learning_rate_scale for a in assign_groups({"body": 0.0, "head": [0.0]}, groups)]
+    [1.0, 10.0]
+    """
+    groups = normalize_groups(groups)
+    # The scale of a matching rule is the group's index; the last rule catches what is in none.
+    rules = [Rule(group.pattern, i, ndim=group.ndim) for i, group in enumerate(groups)]
+    made = decisions(params, (*rules, Rule(".*", len(groups))))
+    homeless = [decision.path for decision in made if decision.scale == len(groups)]
+    if homeless:
+        raise ValueError(
+            f"{len(homeless)} parameter(s) are in none of the {len(groups)} groups: "
+            f"{', '.join(homeless[:5])}{', ...' if len(homeless) > 5 else ''}. End the groups with "
+            "Group('.*') for the rest."
+        )
+    return [Assignment(d.path, d.leaf, groups[int(d.scale)]) for d in made]
+
+
+def check_groups(params: PyTree, groups: tuple[Group, ...]) -> None:
+    """Raises unless every group has a leaf: the guard against a misspelt pattern.
+
+    Args:
+      params: The whole model's parameters.
+      groups: As in :func:`assign_groups`.
+
+    Raises:
+      ValueError: If a group that is not ``optional`` has no leaf.
+
+    >>> check_groups({"head": 0.0}, (Group("haed"), Group(".*")))
+    Traceback (most recent call last):
+    ValueError: Group('haed') has no parameter; the nearest path is 'head'. ...
+    """
+    for message in idle_groups(params, groups):
+        raise ValueError(message)
+
+
+def idle_groups(params: PyTree, groups: tuple[Group, ...]) -> list[str]:
+    """Returns one message per group that has no leaf although it should.
+
+    >>> idle_groups({"head": 0.0}, (Group("head"), Group(".*")))
+    []
+    """
+    assigned = assign_groups(params, groups)
+    used = {id(assignment.group) for assignment in assigned}
+    paths = [assignment.path for assignment in assigned]
+    return [
+        f"Group({group.pattern!r}) has no parameter; the nearest path is "
+        f"{nearest_path(group.pattern, paths)!r}. Correct the pattern, move the group before the "
+        "one that takes its leaves, or write optional=True."
+        for group in normalize_groups(groups)
+        if id(group) not in used and not group.optional and group.pattern != ".*"
+    ]

@@ -1,0 +1,116 @@
+"""The parameter groups that are in use, by name: LoRA, DeepSpeed-Chat's, layer-wise rates."""
+
+import re
+
+from wdlab._core.checks import check_number
+from wdlab.groups.group import Group
+from wdlab.rules import DEEPSPEED_CHAT
+from wdlab.schedules import ScalarOrSchedule
+
+_EMBEDDINGS = r"(.*/)?(patch_embed|pos_embed|pos_embedding|cls_token|mask_token|cls|wte|wpe)(/.*)?"
+
+
+def lora(
+    learning_rate: ScalarOrSchedule,
+    *,
+    pattern: str = r"(.*/)?[^/]*lora[^/]*(/.*)?",
+    decay_scale: float = 1.0,
+    freeze_base: bool = True,
+) -> tuple[Group, ...]:
+    """LoRA's two groups: the adapters with their own learning rate, and the rest.
+
+    The adapters come first, so that they keep their rate whether they decay or not.
+
+    Args:
+      learning_rate: Of the adapters, number >= 0 or schedule.
+      pattern: Full match of the adapters' paths: anything with "lora" in a name.
+      decay_scale: Of the adapters, >= 0.
+      freeze_base: Whether all other leaves are frozen.
+
+    >>> [group.frozen for group in lora(5e-4)]
+    [False, True]
+
+    Source: Hu et al., https://arxiv.org/abs/2106.09685.
+    """
+    adapters = Group(pattern, learning_rate=learning_rate, decay_scale=decay_scale)
+    return (adapters, Group(".*", frozen=freeze_base, optional=True))
+
+
+def deepspeed_chat(
+    lora_learning_rate: ScalarOrSchedule,
+    *,
+    lora_pattern: str = r"(?i).*lora_(right|left)_weight.*",
+) -> tuple[Group, ...]:
+    """DeepSpeed-Chat's groups, in its order: no decay, then LoRA, then the rest.
+
+    The order is a trap: an adapter whose name is in the no-decay list as well, such as
+    ``lora_bias``, does not decay *and* trains with the base rate instead of
+    ``lora_learning_rate``. :func:`lora` puts the adapters first. Use it with ``rules=ALL``.
+
+    Args:
+      lora_learning_rate: Number >= 0 or schedule; 5e-4 there.
+      lora_pattern: Full match of the adapters' paths.
+
+    >>> [(group.decay_scale, group.learning_rate) for group in deepspeed_chat(5e-4)]
+    [(0.0, None), (0.0, None), (1.0, 0.0005), (1.0, None)]
+
+    Source: DeepSpeedExamples 45b4b715, applications/DeepSpeed-Chat/dschat/utils/utils.py,
+    ``get_optimizer_grouped_parameters``.
+    """
+    exempt = [rule.pattern for rule in DEEPSPEED_CHAT if rule.scale == 0.0]
+    return (
+        *(Group(pattern, decay_scale=0.0, optional=True) for pattern in exempt),
+        Group(lora_pattern, learning_rate=lora_learning_rate, optional=True),
+        Group(".*", optional=True),
+    )
+
+
+def layerwise(
+    decay: float,
+    num_layers: int,
+    *,
+    layers: str = r"(.*/)?(blocks|layers)/{layer}/.*",
+    embeddings: str = _EMBEDDINGS,
+) -> tuple[Group, ...]:
+    r"""Layer-wise learning-rate decay: the earlier the layer, the smaller its rate.
+
+    With layer 0 the embeddings, 1 to L the blocks, and L + 1 the head and everything else (the
+    last norm), a leaf's rate is :math:`lr_t\, \gamma^{L + 1 - l}`. In torch the rate is the
+    group's, so that lr-coupled decay shrinks by layer as well (``decay_follows="group"``); with
+    timm's ``corrected_weight_decay``, lr_t**2 over the constructor's lr, twice over. timm counts a
+    ViT's last norm to the last block; put a group for it first. A leaf that stacks the layers, as
+    ``nn.scan`` makes it, has one path and thus one rate.
+
+    Args:
+      decay: :math:`\gamma`, in (0, 1]; 0.65 to 0.9 in BEiT and MAE.
+      num_layers: L, the number of blocks, at least 1.
+      layers: Full match of the leaves of one block, with ``{layer}`` for its number from 0, e.g.
+        ``".*/encoderblock_{layer}/.*"`` for big_vision's ViT.
+      embeddings: Full match of the leaves below the blocks.
+
+    Raises:
+      ValueError: If a number is out of range or ``layers`` has no ``{layer}``.
+
+    >>> [group.learning_rate_scale for group in layerwise(0.5, num_layers=2)]
+    [0.125, 0.25, 0.5, 1.0]
+
+    Source: Bao et al., https://arxiv.org/abs/2106.08254 (BEiT), optim_factory.py; timm aa4b5850,
+    timm/optim/_param_groups.py, ``param_groups_layer_decay``.
+    """
+    check_number("decay", decay, high=1.0, low_open=True)
+    if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 1:
+        raise ValueError(f"num_layers must be a whole number >= 1, got {num_layers!r}.")
+    if "{layer}" not in layers:
+        raise ValueError(
+            f"layers must hold {{layer}} where the block's number is, got {layers!r}. Write for "
+            "instance layers='blocks/{layer}/.*'."
+        )
+    blocks = [
+        Group(
+            layers.replace("{layer}", re.escape(str(layer))),
+            learning_rate_scale=decay ** (num_layers - layer),
+        )
+        for layer in range(num_layers)
+    ]
+    lowest = Group(embeddings, learning_rate_scale=decay ** (num_layers + 1), optional=True)
+    return (lowest, *blocks, Group(".*", optional=True))

@@ -1,0 +1,78 @@
+"""instruments."""
+
+from wdlab.instruments.curvature import gradient_weight_cosines, rescaling_error
+from wdlab.instruments.forecast import DecayProfile, decay_profile, lost_to_rounding
+from wdlab.instruments.hessian import (
+    Eigenvalues,
+    hessian_eigenvalues,
+    hessian_trace,
+    hessian_trace_exact,
+    hessian_vector_product,
+)
+from wdlab.instruments.jacobians import Estimate, jacobian_norm, jacobian_norm_estimate
+from wdlab.instruments.metrics import (
+    ClipCounts,
+    angular_update,
+    angular_updates,
+    decay_share,
+    effective_learning_rate,
+)
+from wdlab.instruments.norms import (
+    decayed_norms,
+    dot,
+    group_norms,
+    largest_entry,
+    leaf_norms,
+    norm,
+    rms,
+)
+from wdlab.instruments.plan import DecayPlan, LeafPlan, decay_plan, plan_differences
+from wdlab.instruments.rotation import (
+    Equilibrium,
+    equilibrium,
+    predicted_norm,
+    predicted_rotation,
+    shrink_per_step,
+)
+from wdlab.instruments.table import DecayRow, DecayTable, inspect_decay, print_decay
+
+__all__ = [
+    "ClipCounts",
+    "DecayPlan",
+    "DecayProfile",
+    "DecayRow",
+    "DecayTable",
+    "Eigenvalues",
+    "Equilibrium",
+    "Estimate",
+    "LeafPlan",
+    "angular_update",
+    "angular_updates",
+    "decay_plan",
+    "decay_profile",
+    "decay_share",
+    "decayed_norms",
+    "dot",
+    "effective_learning_rate",
+    "equilibrium",
+    "gradient_weight_cosines",
+    "group_norms",
+    "hessian_eigenvalues",
+    "hessian_trace",
+    "hessian_trace_exact",
+    "hessian_vector_product",
+    "inspect_decay",
+    "jacobian_norm",
+    "jacobian_norm_estimate",
+    "largest_entry",
+    "leaf_norms",
+    "lost_to_rounding",
+    "norm",
+    "plan_differences",
+    "predicted_norm",
+    "predicted_rotation",
+    "print_decay",
+    "rescaling_error",
+    "rms",
+    "shrink_per_step",
+]

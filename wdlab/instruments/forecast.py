@@ -1,0 +1,144 @@
+"""What a decay will amount to over a run: half-life, timescale, and a verdict in plain words."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wdlab._core.checks import check_number
+from wdlab.schedules import ScalarOrSchedule, peak_value
+
+
+@dataclass(frozen=True)
+class DecayProfile:
+    """What a decay does over a run to a weight that nothing else moves."""
+
+    total_steps: int
+    peak_shrink: float  # Largest kappa_t lambda: share of the weight lost in one step.
+    half_life_steps: float  # At peak_shrink.
+    timescale_steps: float  # 1 / peak_shrink: steps that the weights' moving average looks back.
+    timescale_fraction: float  # timescale_steps / total_steps.
+    total_shrink: float  # 1 - prod_t (1 - kappa_t lambda), in [0, 1].
+    verdict: str  # Whether this acts within the run, in plain words.
+
+    def __str__(self) -> str:
+        """The profile as lines of text."""
+        return (
+            f"shrink per step at peak   {self.peak_shrink:.4g}\n"
+            f"half-life at peak         {self.half_life_steps:,.1f} steps\n"
+            f"EMA timescale at peak     {self.timescale_steps:,.1f} steps "
+            f"({self.timescale_fraction:.3g} of the run)\n"
+            f"undriven shrink, in all   {self.total_shrink:.2%} in {self.total_steps:,} steps\n"
+            f"verdict                   {self.verdict}"
+        )
+
+
+def decay_profile(
+    weight_decay: ScalarOrSchedule,
+    multiplier: ScalarOrSchedule | None,
+    total_steps: int,
+    *,
+    dtype: Any = "float32",
+) -> DecayProfile:
+    r"""Forecasts a decay: :math:`\theta_T = \theta_0 \prod_t (1 - \kappa_t \lambda)`.
+
+    The weights of a decayed run are a moving average of their updates with a timescale of
+    1 / (kappa lambda) steps (Wang & Aitchison 2024, arXiv 2405.13698): much longer than the run,
+    and the decay does nothing; a few steps, and nothing is remembered.
+
+    Args:
+      weight_decay: ``lambda`` >= 0, number or schedule.
+      multiplier: ``kappa_t``, number or schedule of the step count; None is 1.
+      total_steps: Length of the run, >= 1.
+      dtype: Of the stored parameters; 16 bits may round every step of the decay away.
+
+    Raises:
+      TypeError, ValueError: If an argument is out of range.
+
+    >>> profile = decay_profile(0.1, 6e-4, 50_000)
+    >>> round(profile.half_life_steps), round(profile.timescale_fraction, 3)
+    (11552, 0.333)
+    >>> profile.verdict
+    'acts within the run'
+    """
+    kappa = 1.0 if multiplier is None else multiplier
+    check_number("weight_decay", weight_decay, schedule=True)
+    check_number("multiplier", kappa, schedule=True)
+    if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
+        raise ValueError(f"total_steps must be a whole number >= 1, got {total_steps!r}.")
+    shrinks = _values(weight_decay, total_steps) * _values(kappa, total_steps)
+    known = (peak_value(weight_decay), peak_value(kappa))
+    peak = float(shrinks.max()) if None in known else math.prod(p or 0.0 for p in known)
+    with np.errstate(divide="ignore"):
+        exponent = -float(np.log1p(-np.minimum(shrinks, 1.0)).sum())
+    timescale = 1 / peak if peak > 0 else math.inf
+    return DecayProfile(
+        total_steps=total_steps,
+        peak_shrink=peak,
+        half_life_steps=_half_life(peak),
+        timescale_steps=timescale,
+        timescale_fraction=timescale / total_steps,
+        total_shrink=-math.expm1(-exponent),
+        verdict=_verdict(peak, exponent, total_steps, dtype),
+    )
+
+
+def lost_to_rounding(shrink: float, dtype: Any) -> str:
+    """Says if a shrink per step is below what the parameters' dtype can store; else ''.
+
+    With n bits of mantissa, rounding to nearest, no weight moves when the shrink is at most
+    2^-(n+2), all do from 2^-(n+1) on: 2^-9 and 2^-8 for bfloat16.
+
+    Args:
+      shrink: Share of a weight that one step takes, >= 0.
+      dtype: Of the stored parameters.
+
+    >>> lost_to_rounding(6e-5, "bfloat16")
+    'lost to rounding: no bfloat16 weight moves at a shrink of 0.00195 or less; ...'
+    >>> lost_to_rounding(6e-5, "float32")
+    ''
+    """
+    info = jnp.finfo(jnp.dtype(dtype))
+    none_moves, all_move = 2.0 ** -(info.nmant + 2), 2.0 ** -(info.nmant + 1)
+    remedy = "use wider parameters, or a wrapper of wdlab.training.precision"
+    if 0 < shrink <= none_moves:
+        return (
+            f"lost to rounding: no {info.dtype} weight moves at a shrink of {none_moves:.3g} or "
+            f"less; {remedy}"
+        )
+    if none_moves < shrink < all_move:
+        return (
+            f"partly lost to rounding: some {info.dtype} weights do not move at a shrink below "
+            f"{all_move:.3g}; {remedy}"
+        )
+    return ""
+
+
+def _values(value: ScalarOrSchedule, total_steps: int) -> np.ndarray:
+    """The values at every step, float64; the schedule runs vectorized, once."""
+    if not callable(value):
+        return np.full(total_steps, float(value))
+    return np.asarray(jax.vmap(value)(np.arange(total_steps, dtype=np.int32)), np.float64)
+
+
+def _half_life(shrink: float) -> float:
+    if shrink <= 0:
+        return math.inf
+    return 0.0 if shrink >= 1 else math.log(0.5) / math.log1p(-shrink)
+
+
+def _verdict(peak: float, exponent: float, total_steps: int, dtype: Any) -> str:
+    """Too weak: under 5 % lost in the whole run. Too strong: memory under 20 steps or 0.1 %."""
+    if exponent == 0:
+        return "no decay"
+    lost = -math.expm1(-exponent)
+    if exponent < -math.log(0.95):
+        return f"far too weak to act: an undriven weight loses {lost:.2%} in the whole run"
+    if rounding := lost_to_rounding(peak, dtype):
+        return rounding
+    if 1 / peak < max(20.0, 0.001 * total_steps):
+        return f"far too strong: the weights remember the last {1 / peak:.3g} steps only"
+    return "acts within the run"

@@ -1,0 +1,231 @@
+"""The Hessian of a loss, by products with vectors: trace and top eigenvalues.
+
+See :mod:`wdlab.instruments.curvature` for what a loss is, and its minibatches.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from wdlab._core.checks import check_number
+from wdlab._core.dtypes import widen
+from wdlab.instruments.jacobians import Estimate, rademacher_like
+from wdlab.instruments.lanczos import lanczos
+from wdlab.instruments.norms import dot
+
+PyTree = Any
+Loss = Callable[..., jax.Array]
+
+
+class Eigenvalues(NamedTuple):
+    """Eigenvalues found, the wanted end first."""
+
+    values: jax.Array  # Shape (k,).
+    error_bounds: jax.Array  # Shape (k,): an eigenvalue is within this of each value.
+
+
+def hessian_vector_product(
+    loss: Loss, params: PyTree, vector: PyTree, batches: PyTree | None = None
+) -> PyTree:
+    r"""The Hessian times a vector: :math:`\nabla^2 L(\theta)\, v`, forward over reverse.
+
+    Args:
+      loss: See the module's docstring.
+      params: Pytree of float arrays.
+      vector: Like ``params``.
+      batches: None, or minibatches along the leading axis.
+
+    Returns:
+      Like ``params``; 16-bit leaves as float32.
+
+    >>> loss = lambda p: p["a"] ** 2 * p["b"]
+    >>> params, vector = {"a": 1.0, "b": 2.0}, {"a": 1.0, "b": 0.0}
+    >>> jax.tree.map(float, hessian_vector_product(loss, params, vector))  # (2b, 2a)
+    {'a': 4.0, 'b': 2.0}
+
+    Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
+    """
+    params, vector = widen(params), widen(vector)
+
+    def product(*batch: Any) -> PyTree:
+        return jax.jvp(jax.grad(lambda p: loss(p, *batch)), (params,), (vector,))[1]
+
+    return mean_over(product, batches)
+
+
+def hessian_trace(
+    loss: Loss,
+    params: PyTree,
+    key: jax.Array,
+    batches: PyTree | None = None,
+    *,
+    tolerance: float = 1e-3,
+    min_probes: int = 10,
+    max_probes: int = 100,
+    probes_at_once: int = 1,
+) -> Estimate:
+    r"""Hutchinson's estimate of the Hessian's trace: the mean of :math:`v^T \nabla^2 L\, v`.
+
+    The entries of v are +1 or -1. It stops when new probes change the mean by less than
+    ``tolerance`` of its value, as PyHessian does, or at ``max_probes``.
+
+    Args:
+      loss: See the module's docstring.
+      params: Pytree of float arrays.
+      key: Random key of the probes.
+      batches: None, or minibatches along the leading axis.
+      tolerance: Smallest relative change of the mean to go on for, >= 0.
+      min_probes: Probes before the first look at the change, >= 2: two probes that agree by chance
+        (PyHessian stops there) have no error bar.
+      max_probes: Probes at most, >= ``min_probes``; rounded up to a multiple of the next.
+      probes_at_once: Probes in one vectorized product, >= 1: faster, and as many times the memory.
+
+    Returns:
+      The trace, its standard error and the number of probes.
+
+    >>> loss = lambda w: 3 * w[0] ** 2 + w[1] ** 2
+    >>> trace = hessian_trace(loss, jnp.ones(2), jax.random.key(0))
+    >>> float(trace.value), float(trace.standard_error), int(trace.probes)
+    (8.0, 0.0, 10)
+
+    Source: Hutchinson 1990; Yao et al. 2020, arXiv 1912.07145 (PyHessian), for the stopping rule.
+    """
+    check_number("tolerance", tolerance)
+    check_number("min_probes", min_probes, low=2)
+    check_number("max_probes", max_probes, low=min_probes)
+    check_number("probes_at_once", probes_at_once, low=1)
+    return _trace(loss, params, key, batches, tolerance, min_probes, max_probes, probes_at_once)
+
+
+@partial(jax.jit, static_argnums=(0, 7))
+def _trace(loss, params, key, batches, tolerance, min_probes, max_probes, chunk) -> Estimate:
+    params = widen(params)
+
+    def quadratic_forms(chunk_key: jax.Array) -> jax.Array:
+        keys = jax.random.split(chunk_key, chunk)
+
+        def forms(*batch: Any) -> jax.Array:
+            def form(probe_key: jax.Array) -> jax.Array:
+                v = rademacher_like(params, probe_key)
+                gradient = jax.grad(lambda p: loss(p, *batch))
+                return dot(v, jax.jvp(gradient, (params,), (v,))[1])
+
+            return jax.vmap(form)(keys)
+
+        return mean_over(forms, batches)
+
+    def goes_on(carry: tuple) -> jax.Array:
+        count, _, _, change = carry
+        return (count < max_probes) & ((count < min_probes) | (change >= tolerance))
+
+    def add(carry: tuple) -> tuple:
+        count, mean, squares, _ = carry
+        x = quadratic_forms(jax.random.fold_in(key, count))
+        total, new = count + chunk, jnp.mean(x)
+        merged = mean + (new - mean) * chunk / total
+        squares += jnp.sum(jnp.square(x - new)) + jnp.square(new - mean) * count * chunk / total
+        return total, merged, squares, jnp.abs(merged - mean) / (jnp.abs(mean) + 1e-6)
+
+    zero = jnp.zeros_like(dot(params, params))
+    start = (jnp.zeros([], jnp.int32), zero, zero, zero)
+    count, mean, squares, _ = jax.lax.while_loop(goes_on, add, start)
+    return Estimate(mean, jnp.sqrt(squares / (count * (count - 1))), count)
+
+
+@partial(jax.jit, static_argnums=0, static_argnames="probes_at_once")
+def hessian_trace_exact(
+    loss: Loss, params: PyTree, batches: PyTree | None = None, *, probes_at_once: int = 1
+) -> jax.Array:
+    r"""The Hessian's trace by one product for each entry: :math:`\sum_i e_i^T \nabla^2 L\, e_i`.
+
+    Args:
+      loss: See the module's docstring.
+      params: Pytree of float arrays, tiny: n entries cost n Hessian-vector products.
+      batches: None, or minibatches along the leading axis.
+      probes_at_once: Entries in one vectorized product, >= 1.
+
+    >>> float(hessian_trace_exact(lambda w: 3 * w[0] ** 2 + w[0] * w[1], jnp.ones(2)))
+    6.0
+    """
+    flat, unflatten = ravel_pytree(widen(params))
+
+    def entry(i: jax.Array) -> jax.Array:
+        vector = unflatten(jnp.zeros_like(flat).at[i].set(1.0))
+        return ravel_pytree(hessian_vector_product(loss, params, vector, batches))[0][i]
+
+    return jnp.sum(jax.lax.map(entry, jnp.arange(flat.size), batch_size=probes_at_once))
+
+
+def hessian_eigenvalues(
+    loss: Loss,
+    params: PyTree,
+    key: jax.Array,
+    batches: PyTree | None = None,
+    *,
+    k: int = 1,
+    steps: int = 40,
+    which: Literal["largest", "magnitude"] = "largest",
+) -> Eigenvalues:
+    """The top eigenvalues of the Hessian, by Lanczos with full re-orthogonalization.
+
+    Args:
+      loss: See the module's docstring.
+      params: Pytree of float arrays.
+      key: Random key of the start vector.
+      batches: None, or minibatches along the leading axis.
+      k: Number of eigenvalues, >= 1, at most ``steps`` and the number of entries. Of an eigenvalue
+        that occurs several times only one is found, unless ``steps`` exhaust the space.
+      steps: Hessian-vector products, and vectors like ``params`` in memory. More of them, smaller
+        error bounds.
+      which: "largest" (sharpness), or largest in "magnitude" (what power iteration finds).
+
+    Raises:
+      ValueError: If ``k`` is out of range or ``which`` unknown.
+
+    >>> loss = lambda w: 3 * w[0] ** 2 - 4 * w[1] ** 2 + w[2] ** 2
+    >>> top = hessian_eigenvalues(loss, jnp.ones(3), jax.random.key(0), k=2)
+    >>> [round(float(value), 4) for value in top.values]
+    [6.0, 2.0]
+
+    See :func:`wdlab.instruments.lanczos.lanczos` for the equations.
+    """
+    steps = min(steps, sum(jnp.size(leaf) for leaf in jax.tree.leaves(params)))
+    check_number("k", k, low=1, high=steps)
+    if which not in ("largest", "magnitude"):
+        raise ValueError(f"which must be 'largest' or 'magnitude', got {which!r}.")
+    values, bounds = _ritz_values(loss, params, key, batches, steps)
+    order = jnp.argsort(-jnp.abs(values) if which == "magnitude" else -values)[:k]
+    return Eigenvalues(values[order], bounds[order])
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def _ritz_values(loss, params, key, batches, steps) -> tuple[jax.Array, jax.Array]:
+    product = partial(hessian_vector_product, loss, params, batches=batches)
+    return lanczos(product, widen(params), key, steps)
+
+
+def mean_over(function: Callable[..., PyTree], batches: PyTree | None) -> PyTree:
+    """The mean of ``function(batch)`` over the leading axis, or ``function()`` without batches.
+
+    Args:
+      function: Returns a pytree of float arrays.
+      batches: None, or a pytree of arrays whose leading axis is scanned.
+
+    >>> float(mean_over(lambda x: x**2, jnp.array([1.0, 3.0])))
+    5.0
+    """
+    if batches is None:
+        return function()
+    number = len(jax.tree.leaves(batches)[0])
+    first = jax.tree.map(lambda x: x[0], batches)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, first))
+
+    def add(total: PyTree, batch: PyTree) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, function(batch)), None
+
+    total, _ = jax.lax.scan(add, zeros, batches)
+    return jax.tree.map(lambda x: x / number, total)

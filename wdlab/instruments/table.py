@@ -1,0 +1,164 @@
+"""What decays and why, as a table."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from wdlab._core.dtypes import is_16_bit
+from wdlab.instruments.forecast import DecayProfile as DecayProfile
+from wdlab.instruments.forecast import decay_profile as decay_profile
+from wdlab.instruments.forecast import lost_to_rounding
+from wdlab.rules import (
+    Decision,
+    decisions,
+    looks_like_matrix,
+    looks_like_norm_or_bias,
+    short_pattern,
+)
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class DecayRow:
+    """One leaf of the report."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    rule: str  # The deciding pattern, or 'pytree of scales'.
+    scale: float  # s; 0 is exempt
+    warning: str  # Empty where the decision looks as usual.
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class DecayTable:
+    """The decision for every leaf, with totals."""
+
+    rows: tuple[DecayRow, ...]
+
+    @property
+    def decayed_tensors(self) -> int:
+        """Leaves with a scale above 0."""
+        return sum(row.scale > 0 for row in self.rows)
+
+    @property
+    def exempt_tensors(self) -> int:
+        """Leaves with scale 0."""
+        return len(self.rows) - self.decayed_tensors
+
+    @property
+    def decayed_parameters(self) -> int:
+        """Entries of the decayed leaves."""
+        return sum(row.size for row in self.rows if row.scale > 0)
+
+    @property
+    def exempt_parameters(self) -> int:
+        """Entries of the exempt leaves."""
+        return sum(row.size for row in self.rows if row.scale == 0)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is unusual: a norm or bias that decays, a matrix that does not."""
+        return tuple(f"{row.path}: {row.warning}" for row in self.rows if row.warning)
+
+    @property
+    def totals(self) -> str:
+        """One line: decayed and exempt tensors and parameters."""
+        return (
+            f"decayed: {self.decayed_tensors} tensors, {self.decayed_parameters:,} parameters; "
+            f"exempt: {self.exempt_tensors} tensors, {self.exempt_parameters:,} parameters"
+        )
+
+
+def inspect_decay(
+    params: PyTree, rules: PyTree, *, shrink_per_step: float | None = None
+) -> DecayTable:
+    """Returns which leaves decay, by which rule and how much.
+
+    Args:
+      params: Pytree of arrays, or of ``jax.ShapeDtypeStruct``.
+      rules: As in :func:`wdlab.decay_scales`.
+      shrink_per_step: kappa_t lambda at its peak, to be compared with each leaf's rounding step.
+
+    Raises:
+      ValueError: If a leaf is decided by nothing.
+
+    >>> from wdlab.rules import NO_BIAS_OR_NORM
+    >>> table = inspect_decay({"kernel": np.ones((2, 3)), "bias": np.ones(3)}, NO_BIAS_OR_NORM)
+    >>> table.totals
+    'decayed: 1 tensors, 6 parameters; exempt: 1 tensors, 3 parameters'
+    """
+    made = decisions(params, rules)
+    return DecayTable(tuple(_row(decision, shrink_per_step or 0.0) for decision in made))
+
+
+def _row(decision: Decision, shrink_per_step: float) -> DecayRow:
+    path, leaf, rule, scale = decision
+    warning = ""
+    if scale > 0 and looks_like_norm_or_bias(path):
+        warning = "named like a bias or norm scale, decays"
+    if scale == 0 and looks_like_matrix(path):
+        warning = "named like a weight matrix, does not decay"
+    if scale > 0 and is_16_bit(leaf):
+        warning = lost_to_rounding(scale * shrink_per_step, leaf.dtype) or warning
+    return DecayRow(
+        path=path,
+        shape=tuple(np.shape(leaf)),
+        dtype=str(getattr(leaf, "dtype", type(leaf).__name__)),
+        rule="pytree of scales" if rule is None else rule.pattern,
+        scale=scale,
+        warning=warning,
+    )
+
+
+def print_decay(
+    params: PyTree,
+    rules: PyTree,
+    *,
+    shrink_per_step: float | None = None,
+    console: Console | None = None,
+) -> DecayTable:
+    """Prints the table of :func:`inspect_decay`, its totals and its warnings.
+
+    Args:
+      params: Pytree of arrays, or of ``jax.ShapeDtypeStruct``.
+      rules: As in :func:`wdlab.decay_scales`.
+      shrink_per_step: kappa_t lambda at its peak (``DecayProfile.peak_shrink``); if given, leaves
+        whose dtype would round it away are named.
+      console: Where to; standard output if None.
+
+    Returns:
+      The table.
+
+    >>> from wdlab.rules import NO_BIAS_OR_NORM
+    >>> table = print_decay({"kernel": np.ones((2, 3))}, NO_BIAS_OR_NORM)
+    path ...
+    decayed: 1 tensors, 6 parameters; exempt: 0 tensors, 0 parameters
+    """
+    report = inspect_decay(params, rules, shrink_per_step=shrink_per_step)
+    if console is None:  # A pipe or a log file gets wide lines instead of folded columns.
+        terminal = Console()
+        console = terminal if terminal.is_terminal else Console(width=140)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("path", "shape", "dtype", "decided by rule"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("scale", justify="right")
+    for row in report.rows:
+        scale = "exempt" if row.scale == 0 else f"{row.scale:g}"
+        shape = "x".join(map(str, row.shape)) or "scalar"
+        table.add_row(row.path, shape, row.dtype, short_pattern(row.rule), scale)
+    console.print(table, markup=False)
+    console.print(report.totals, highlight=False)
+    for warning in report.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+    return report

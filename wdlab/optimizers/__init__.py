@@ -1,0 +1,21 @@
+"""optimizers."""
+
+from wdlab.optimizers.adafactor_chain import adafactor, scale_by_adafactor
+from wdlab.optimizers.assembly import assemble
+from wdlab.optimizers.chains import adam, adamw, lionw, radamw, sgd, sgdw
+from wdlab.optimizers.injection import inject_hyperparams
+from wdlab.optimizers.stable_decay import adams
+
+__all__ = [
+    "adafactor",
+    "adam",
+    "adams",
+    "adamw",
+    "assemble",
+    "inject_hyperparams",
+    "lionw",
+    "radamw",
+    "scale_by_adafactor",
+    "sgd",
+    "sgdw",
+]

@@ -1,0 +1,58 @@
+"""schedules."""
+
+from wdlab.schedules.adafactor import beta2_power, relative_step
+from wdlab.schedules.couplings import COUPLINGS, check_coupling, multiplier_of
+from wdlab.schedules.schedule import (
+    ScalarOrSchedule,
+    Schedule,
+    peak_of,
+    peak_value,
+    schedule_multiplier,
+    squared,
+    value_at,
+    with_peak,
+)
+from wdlab.schedules.shapes import (
+    constant,
+    cosine,
+    warmup_constant,
+    warmup_cosine,
+    warmup_inverse_sqrt,
+    warmup_linear,
+)
+from wdlab.schedules.strengths import (
+    cosine_between,
+    cosine_restarts,
+    normalized_weight_decay,
+    restarts_weight_decay,
+    timescale_of,
+    weight_decay_from_timescale,
+)
+
+__all__ = [
+    "COUPLINGS",
+    "ScalarOrSchedule",
+    "Schedule",
+    "beta2_power",
+    "check_coupling",
+    "constant",
+    "cosine",
+    "cosine_between",
+    "cosine_restarts",
+    "multiplier_of",
+    "normalized_weight_decay",
+    "peak_of",
+    "peak_value",
+    "relative_step",
+    "restarts_weight_decay",
+    "schedule_multiplier",
+    "squared",
+    "timescale_of",
+    "value_at",
+    "warmup_constant",
+    "warmup_cosine",
+    "warmup_inverse_sqrt",
+    "warmup_linear",
+    "weight_decay_from_timescale",
+    "with_peak",
+]

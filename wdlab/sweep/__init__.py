@@ -1,0 +1,27 @@
+"""sweep."""
+
+from wdlab.sweep.command import add_sweep
+from wdlab.sweep.grid import Grid, make_grid, parse_values
+from wdlab.sweep.plots import save_heat_maps, save_marginals
+from wdlab.sweep.program import Train
+from wdlab.sweep.runner import sweep
+from wdlab.sweep.surface import Separability, loss_surface, separability
+from wdlab.sweep.table import Table, read_csv
+from wdlab.sweep.task import train_function
+
+__all__ = [
+    "Grid",
+    "Separability",
+    "Table",
+    "Train",
+    "add_sweep",
+    "loss_surface",
+    "make_grid",
+    "parse_values",
+    "read_csv",
+    "save_heat_maps",
+    "save_marginals",
+    "separability",
+    "sweep",
+    "train_function",
+]

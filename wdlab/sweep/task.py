@@ -1,0 +1,219 @@
+"""Ready-made ``train`` functions for :func:`wdlab.sweep.sweep`: model, data, optimizer factory."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from wdlab._core.dtypes import in_float32
+from wdlab.decay import add_l2_gradient, decay_weights
+from wdlab.preconditioners import scale_by_adam
+from wdlab.rules import NO_BIAS_OR_NORM
+from wdlab.schedules import COUPLINGS, ScalarOrSchedule, value_at, warmup_cosine
+from wdlab.sweep.program import Train
+
+PyTree = Any
+Optimizer = Callable[[Mapping[str, Any]], optax.GradientTransformation]
+
+
+def train_function(
+    init: Callable[[jax.Array], PyTree],
+    loss: Callable[[PyTree, PyTree], Any],
+    data: PyTree,
+    optimizer: Optimizer,
+    *,
+    steps: int,
+    batch_size: int,
+    held_out: PyTree | None = None,
+    metrics: Callable[[PyTree], Mapping[str, Any]] | None = None,
+) -> Train:
+    """Makes ``train(hyperparameters, key) -> metrics`` from a model, data and an optimizer.
+
+    One step is a batch of examples drawn with replacement, the gradient of ``loss``, the
+    optimizer's update. The key decides the initial weights and the batches, the hyper-parameters
+    nothing but the optimizer, so that runs of equal seed see the same data.
+
+    Args:
+      init: ``key -> params``.
+      loss: ``(params, batch) -> mean loss of the batch``, a scalar.
+      data: Pytree of arrays whose first axis is examples; a batch is the same pytree, that axis
+        of ``batch_size``. (Of a text: the windows' first positions, with the tokens in ``loss``.)
+      optimizer: ``hyperparameters -> optax.GradientTransformation``, with traced numbers.
+      steps: Updates in a run, >= 1.
+      batch_size: Examples per update, >= 1.
+      held_out: Like ``data``, for the loss at the end; None leaves ``val_loss`` to ``metrics``.
+      metrics: ``params -> dict`` of further metrics at the end.
+
+    Returns:
+      A function whose metrics are ``train_loss``, the mean loss of the last tenth of the batches;
+      ``val_loss``, that of ``held_out``; and those of ``metrics``.
+
+    >>> data = jnp.linspace(-1.0, 1.0, 8)
+    >>> train = train_function(
+    ...     lambda key: {"kernel": jax.random.normal(key)},
+    ...     lambda params, x: jnp.mean((params["kernel"] * x - 2 * x) ** 2),
+    ...     data,
+    ...     lambda h: optax.sgd(h["learning_rate"]),
+    ...     steps=50, batch_size=4, held_out=data,
+    ... )
+    >>> bool(train({"learning_rate": 0.5}, jax.random.key(0))["val_loss"] < 1e-3)
+    True
+    """
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number >= 1, got {value!r}.")
+    data = jax.tree.map(np.asarray, data)
+    sizes = {len(leaf) for leaf in jax.tree.leaves(data)}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(f"data must be arrays of equal first axis, at least 1, got {sizes}.")
+    examples = sizes.pop()
+
+    def train(hyperparameters: Mapping[str, Any], key: jax.Array) -> dict[str, Any]:
+        tx = optimizer(hyperparameters)
+        init_key, data_key = jax.random.split(key)
+        params = init(init_key)
+        # All at once: random numbers inside the loop would cost as much as a small model.
+        picked_SxB = jax.random.randint(data_key, (steps, batch_size), 0, examples)
+
+        def step(carry: Any, picked_B: jax.Array) -> tuple[Any, jax.Array]:
+            params, opt_state = carry
+            batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[picked_B], data)
+            value, grads = jax.value_and_grad(loss)(params, batch)
+            updates, opt_state = tx.update(grads, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), value
+
+        (params, _), losses_S = jax.lax.scan(step, (params, tx.init(params)), picked_SxB)
+        ends = {"train_loss": losses_S[-max(1, steps // 10) :].mean()}
+        if held_out is not None:
+            ends["val_loss"] = loss(params, held_out)
+        return ends | dict({} if metrics is None else metrics(params))
+
+    return train
+
+
+def adam_of(
+    hyperparameters: Mapping[str, Any],
+    *,
+    schedule: ScalarOrSchedule = 1.0,
+    rules: PyTree = NO_BIAS_OR_NORM,
+) -> optax.GradientTransformation:
+    r"""Adam whose coupling is a traced choice: one program for L2 and decoupled decay alike.
+
+    With the schedule :math:`\eta_t` of peak 1 and the peak :math:`\alpha` it is
+    ``wdlab.optimizers.adamw(lr_t, weight_decay=, coupling=)`` with :math:`lr_t = \alpha\eta_t`:
+    the decay's strength in the gradient is :math:`l = \lambda [l2]`, and decoupled
+    :math:`\kappa_t = \eta_t [schedule] + \alpha\eta_t [lr] + (\alpha\eta_t)^2 [lr2] + [constant]`,
+    a bracket 1 for the coupling that is chosen and 0 for the others.
+
+    Args:
+      hyperparameters: "learning_rate" (the peak), and where they are in the grid "weight_decay"
+        with "coupling" (name -> 0 or 1, a subset of :data:`wdlab.schedules.COUPLINGS`), "b1",
+        "b2", "eps".
+      schedule: Number or function of the step count, of peak 1.
+      rules: Which leaves decay, and how much.
+
+    Raises:
+      ValueError: If there is a weight decay without a coupling, or an unknown one.
+
+    >>> h = {"learning_rate": 0.5, "weight_decay": 0.25, "coupling": {"lr": 0.0, "schedule": 1.0}}
+    >>> params, grads = {"kernel": jnp.array(4.0)}, {"kernel": jnp.array(2.0)}
+    >>> tx = adam_of(h)
+    >>> round(float(tx.update(grads, tx.init(params), params)[0]["kernel"]), 4)  # -0.5 - 0.25 * 4
+    -1.5
+    """
+    chosen = hyperparameters.get("coupling", {})
+    unknown = [name for name in chosen if name not in COUPLINGS]
+    if unknown or ("weight_decay" in hyperparameters and not chosen):
+        found = f"coupling {unknown[0]!r} is unknown" if unknown else "coupling is missing"
+        raise ValueError(f"{found}; there are {', '.join(COUPLINGS)}.")
+    alpha = hyperparameters["learning_rate"]
+    weight_decay = hyperparameters.get("weight_decay", 0.0)
+
+    def lr(count: Any) -> Any:
+        return jnp.asarray(alpha * value_at(schedule, count))
+
+    def kappa(count: Any) -> Any:
+        eta, lr_t = value_at(schedule, count), lr(count)
+        factors = {"schedule": eta, "lr": lr_t, "lr2": lr_t * lr_t, "constant": 1.0, "l2": 0.0}
+        return jnp.asarray(sum(factors[name] * on for name, on in chosen.items()))
+
+    rates = {name: hyperparameters[name] for name in ("b1", "b2", "eps") if name in hyperparameters}
+    l2 = [add_l2_gradient(weight_decay * chosen["l2"], rules=rules)] if "l2" in chosen else []
+    step = [scale_by_adam(**rates), optax.scale_by_schedule(lambda count: -lr(count))]
+    decoupled = chosen.keys() - {"l2"}
+    decay = [decay_weights(weight_decay, multiplier=kappa, rules=rules)] if decoupled else []
+    return in_float32(optax.chain(*l2, *step, *decay))
+
+
+def digits(*, hidden: int = 64, steps: int = 300, batch_size: int = 64) -> Train:
+    """The digits task: scikit-learn's embedded 8x8 images, an MLP, :func:`adam_of` with a cosine.
+
+    1,437 images to train on, 360 held out; metrics ``train_loss``, ``val_loss`` (nats) and
+    ``val_error``. Biases do not decay.
+
+    Args:
+      hidden: Width of the hidden layer.
+      steps: Updates in a run; the cosine ends at 0 with them.
+      batch_size: Images per update.
+
+    Raises:
+      ValueError: If scikit-learn is not installed.
+
+    >>> h = {"learning_rate": 1e-2, "weight_decay": 1e-3, "coupling": {"lr": 1.0}}
+    >>> metrics = digits(steps=20)(h, jax.random.key(0))
+    >>> bool(metrics["val_error"] < 0.3)
+    True
+    """
+    (x, y), (x_held, y_held) = _digits_data()
+
+    def init(key: jax.Array) -> PyTree:
+        first, last = jax.random.split(key)
+        scale = np.sqrt([2 / x.shape[1], 1 / hidden])
+        return {
+            "hidden": {
+                "kernel": jax.random.normal(first, (x.shape[1], hidden)) * scale[0],
+                "bias": jnp.zeros(hidden),
+            },
+            "head": {
+                "kernel": jax.random.normal(last, (hidden, 10)) * scale[1],
+                "bias": jnp.zeros(10),
+            },
+        }
+
+    def logits(params: PyTree, x_BxD: Any) -> jax.Array:
+        h_BxH = jax.nn.relu(x_BxD @ params["hidden"]["kernel"] + params["hidden"]["bias"])
+        return h_BxH @ params["head"]["kernel"] + params["head"]["bias"]
+
+    def loss(params: PyTree, batch: Any) -> jax.Array:
+        x_BxD, y_B = batch
+        targets_BxC = jax.nn.one_hot(y_B, 10)  # No gather: its gradient is slow on a CPU.
+        return optax.softmax_cross_entropy(logits(params, x_BxD), targets_BxC).mean()
+
+    return train_function(
+        init,
+        loss,
+        (x, y),
+        lambda h: adam_of(h, schedule=warmup_cosine(1.0, warmup_steps=0, decay_steps=steps)),
+        steps=steps,
+        batch_size=batch_size,
+        held_out=(x_held, y_held),
+        metrics=lambda params: {
+            "val_error": (logits(params, x_held).argmax(-1) != y_held).mean(),
+        },
+    )
+
+
+def _digits_data() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise ValueError(
+            "the digits are scikit-learn's, which is not installed: pip install 'wdlab[examples]'."
+        ) from None
+    pixels, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    x, y = (pixels[order] / 16).astype(np.float32), labels[order].astype(np.int32)
+    return (x[:1437], y[:1437]), (x[1437:], y[1437:])

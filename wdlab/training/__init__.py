@@ -1,0 +1,26 @@
+"""training."""
+
+from wdlab.training.checkpoints import Checkpoints, Restored
+from wdlab.training.nonfinite import NonfiniteError, SkipNonfiniteState, skip_nonfinite
+from wdlab.training.orbax_io import CheckpointError
+from wdlab.training.precision import float32_masters, kahan, stochastic_rounding
+from wdlab.training.settings import run_settings, setting_differences
+from wdlab.training.steps import init_opt_state, make_train_step, make_update, opt_state_shardings
+
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "NonfiniteError",
+    "Restored",
+    "SkipNonfiniteState",
+    "float32_masters",
+    "init_opt_state",
+    "kahan",
+    "make_train_step",
+    "make_update",
+    "opt_state_shardings",
+    "run_settings",
+    "setting_differences",
+    "skip_nonfinite",
+    "stochastic_rounding",
+]

@@ -1,0 +1,196 @@
+"""Steps whose gradient or loss is not finite are left out whole, decay included, and counted.
+
+    tx = skip_nonfinite(optax.chain(wdlab.clip_by_global_norm(1.0), wdlab.optimizers.adamw(...)))
+
+                      optax.apply_if_finite(tx, n)           skip_nonfinite(tx)
+    n + 1 in a row    applies the bad step: weights are NaN  goes on skipping; ``check`` stops
+    loss is NaN       not looked at                          skipped, where ``value=`` is given
+    skipped step      ``lax.cond``: buffers are copied       a select: buffers are reused in place
+
+Put it outermost: around ``optax.MultiSteps``, it keeps a bad micro-batch out of the mean; inside,
+one bad micro-batch has spoilt the mean already. What is checked is the gradient that comes in, not
+what the optimizer makes of it: the square of 1e20 is infinite in float32, and stays in Adam's
+second moment; clip the gradients.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.extend.core import Literal, Var
+
+from wdlab._core.checks import check_number
+from wdlab._core.dtypes import working_dtype
+from wdlab._core.traces import bind
+
+PyTree = Any
+
+
+class SkipNonfiniteState(NamedTuple):
+    """State of :func:`skip_nonfinite`."""
+
+    skipped: jax.Array  # int32, shape (): steps left out since the start
+    in_a_row: jax.Array  # int32, shape (): steps left out since the last one that was made
+    inner: PyTree
+
+
+class Counts(NamedTuple):
+    """What :func:`counts` reads; arrays, or numbers outside ``jit``."""
+
+    skipped: Any  # int32, shape ()
+    in_a_row: Any  # int32, shape ()
+
+
+class NonfiniteError(ArithmeticError):
+    """Too many steps in a row were not finite."""
+
+
+def skip_nonfinite(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Makes no step where the gradient or the loss is NaN or infinite: not even the decay's.
+
+    One step is :math:`(u, s) \leftarrow inner(g, s, \theta)` if every entry of :math:`g` is finite,
+    and :math:`u = 0`, with :math:`s` as it was, if not.
+
+    Args:
+      inner: A whole optimizer, its decay included. Extra arguments of ``update`` are passed on;
+        a ``value=`` or ``loss=`` among them (scalar) must be finite too.
+
+    Returns:
+      The transformation. Its state counts the skipped steps: :func:`counts` reads them, and
+      :func:`check` stops a run that skips too many in a row.
+
+    >>> tx = skip_nonfinite(optax.chain(optax.sgd(1.0), optax.add_decayed_weights(-0.5)))
+    >>> params, state = {"w": jnp.ones(2)}, tx.init({"w": jnp.ones(2)})
+    >>> updates, state = tx.update({"w": jnp.array([1.0, jnp.nan])}, state, params)
+    >>> updates["w"].tolist(), int(counts(state).skipped)
+    ([0.0, 0.0], 1)
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params: PyTree) -> SkipNonfiniteState:
+        return SkipNonfiniteState(jnp.int32(0), jnp.int32(0), inner.init(params))
+
+    def update_fn(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, SkipNonfiniteState]:
+        losses = [extra_args[name] for name in ("value", "loss") if name in extra_args]
+        good = _all_finite([*jax.tree.leaves(updates), *losses])
+
+        def step(updates: PyTree, inner_state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+            new, inner_state = inner.update(updates, inner_state, params, **extra_args)
+            return inner_state, new
+
+        inner_state, new = _keep_unless(good, step, updates, state.inner, params)
+        new = jax.tree.map(lambda u: jnp.where(good, u, jnp.zeros_like(u)), new)
+        bad = jnp.int32(~good)
+        kept = SkipNonfiniteState(state.skipped + bad, (state.in_a_row + 1) * bad, inner_state)
+        return new, kept
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def counts(opt_state: PyTree) -> Counts:
+    """Reads the counters of every :func:`skip_nonfinite` in an optimizer state.
+
+    Args:
+      opt_state: The state of a transformation that contains at least one.
+
+    Returns:
+      The most steps ``skipped`` since the start and ``in_a_row`` until now, as arrays: it may be
+      used under ``jit``, and outside it nothing waits for the device before they are read.
+
+    Raises:
+      ValueError: If there is none in the state.
+
+    >>> state = optax.chain(optax.identity(), skip_nonfinite(optax.sgd(1.0))).init({})
+    >>> [int(count) for count in counts(state)]
+    [0, 0]
+    """
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, SkipNonfiniteState))
+    found = [leaf for leaf in leaves if isinstance(leaf, SkipNonfiniteState)]
+    if not found:
+        raise ValueError(
+            "nothing counts skipped steps in this optimizer state. Write "
+            "tx = wdlab.skip_nonfinite(tx) around the optimizer and init it anew."
+        )
+    skipped, in_a_row = found[0].skipped, found[0].in_a_row
+    for other in found[1:]:
+        skipped = jnp.maximum(skipped, other.skipped)
+        in_a_row = jnp.maximum(in_a_row, other.in_a_row)
+    return Counts(skipped, in_a_row)
+
+
+def check(opt_state: PyTree, most_in_a_row: int) -> Counts:
+    """Stops a run in which nothing is finite any more, with a message.
+
+    Args:
+      opt_state: As for :func:`counts`.
+      most_in_a_row: How many skipped steps in a row are borne, >= 0. It does not matter how often
+        this is called; each call waits for the device.
+
+    Returns:
+      The counters as Python ints, to be logged.
+
+    Raises:
+      NonfiniteError: If more were skipped.
+      TypeError, ValueError: If ``most_in_a_row`` is no number >= 0, or nothing counts.
+
+    >>> state = skip_nonfinite(optax.sgd(1.0)).init({})
+    >>> check(state, most_in_a_row=10)
+    Counts(skipped=0, in_a_row=0)
+    """
+    check_number("most_in_a_row", most_in_a_row)
+    skipped, in_a_row = (int(count) for count in jax.device_get(counts(opt_state)))
+    if in_a_row > most_in_a_row:
+        raise NonfiniteError(
+            f"the last {in_a_row} steps had a gradient or loss that is NaN or infinite "
+            f"({skipped} since the start, at most {most_in_a_row} in a row are borne); the "
+            "parameters are those before them. Try a lower learning rate, a longer warm-up, "
+            "clipping, or float32."
+        )
+    return Counts(skipped, in_a_row)
+
+
+def _all_finite(leaves: list[Any]) -> jax.Array:
+    """Whether no entry is NaN or infinite, in one pass: x - x is 0 only where x is finite."""
+    inexact = [x for x in leaves if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    # jnp.isfinite would write a boolean for each entry, on a CPU; a maximum loses a NaN there.
+    wide = [jnp.asarray(x, working_dtype(x)) for x in inexact]
+    zeros = [jnp.sum(x - x) for x in wide]
+    return jnp.all(jnp.array([zero == 0 for zero in zeros])) if zeros else jnp.bool_(True)
+
+
+def _keep_unless(
+    good: jax.Array, step: Callable[..., Any], updates: PyTree, state: PyTree, params: PyTree
+) -> tuple[PyTree, PyTree]:
+    """``(new state, new updates) = step(updates, state, params)``, the old state if not ``good``.
+
+    What is computed from an entry of the new state is computed from the chosen one instead: it is
+    the same where ``good``, and of no use otherwise. Chosen at the end, old and new state would
+    both be needed until the updates are made, and XLA would copy the state (1.8 parameter sizes
+    for AdamW). So the step is traced, and each choice made where its value is.
+    """
+    closed, shapes = jax.make_jaxpr(step, return_shape=True)(updates, state, params)
+    old = jax.tree.leaves(state)
+    made = closed.jaxpr.outvars[: len(old)]
+    first = {var: at for at, var in reversed(list(enumerate(made))) if isinstance(var, Var)}
+    inputs = jax.tree.leaves((updates, state, params))
+    values = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    values |= zip(closed.jaxpr.invars, inputs, strict=True)
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else values[atom]
+
+    for eqn in closed.jaxpr.eqns:
+        for var, value in zip(eqn.outvars, bind(eqn, [*map(read, eqn.invars)]), strict=True):
+            values[var] = jnp.where(good, value, old[first[var]]) if var in first else value
+    new_state = [
+        read(var) if at == first.get(var) else jnp.where(good, read(var), old[at])
+        for at, var in enumerate(made)
+    ]
+    leaves = [*new_state, *map(read, closed.jaxpr.outvars[len(old) :])]
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)

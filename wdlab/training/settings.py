@@ -1,0 +1,101 @@
+"""What must be equal for a resumed run to be the same run, and words for what is not.
+
+Orbax restores the state of one optimizer into another, and grain the position in one data set into
+another, without a word. :func:`run_settings` describes both; given to ``Checkpoints``, it is stored
+in each step and compared on ``restore``.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+
+from wdlab.instruments import decay_plan, plan_differences
+
+PyTree = Any
+_MOST_NAMED = 5  # Differences named in one message.
+
+
+def run_settings(
+    tx: optax.GradientTransformation,
+    params: PyTree,
+    *,
+    batch_size: int,
+    data_length: int,
+    data_seed: int,
+    data_shards: int = 1,
+    **more: Any,
+) -> dict[str, Any]:
+    """The settings of a run whose batches come from an iterator with a position, such as grain's.
+
+    Args:
+      tx: The optimizer: its decay plan is stored row by row, so that a change is named.
+      params: Pytree of arrays or of ``jax.ShapeDtypeStruct``.
+      batch_size: Examples per batch of the iterator; a position means others with another one.
+      data_length: Examples in the data set.
+      data_seed: Seed of their order.
+      data_shards: Into how many parts (one per process) they are split.
+      **more: Other JSON values that decide the numbers: sizes, dropout, a digest of the data.
+
+    Returns:
+      JSON values for ``Checkpoints(..., settings=...)``.
+
+    >>> import jax.numpy as jnp
+    >>> tx = optax.adamw(1e-3, weight_decay=0.1)
+    >>> settings = run_settings(
+    ...     tx, {"w": jnp.ones(2)}, batch_size=8, data_length=60_000, data_seed=0)
+    >>> list(settings)
+    ['batch_size', 'data_length', 'data_seed', 'data_shards', 'decay_plan']
+    """
+    data = {"batch_size": batch_size, "data_length": data_length, "data_seed": data_seed}
+    return {
+        **data,
+        "data_shards": data_shards,
+        "decay_plan": decay_plan(tx, params).as_json(),
+    } | more
+
+
+def setting_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names what differs between two settings, with both values; leaf by leaf in a decay plan.
+
+    Args:
+      saved: Those stored in a checkpoint ("there").
+      now: Those of this run ("here").
+
+    Returns:
+      One line for each difference; empty if there is none.
+
+    >>> setting_differences({"seed": 0, "data": {"files": 3}}, {"seed": 1, "data": {"files": 4}})
+    ['seed is 0 there, 1 here', 'data.files is 3 there, 4 here']
+    """
+    lines = []
+    for key in {**saved, **now}:
+        there, here = saved.get(key, "absent"), now.get(key, "absent")
+        if there == here:
+            continue
+        if _is_plan(there) and _is_plan(here):
+            lines += [f"decay plan: {line}" for line in plan_differences(here, there)]
+        elif isinstance(there, Mapping) and isinstance(here, Mapping):
+            lines += [f"{key}.{line}" for line in setting_differences(there, here)]
+        else:
+            lines.append(f"{key} is {_short(there)} there, {_short(here)} here")
+    return lines
+
+
+def first_of(items: list[str]) -> str:
+    """Joins the first few, and counts the others.
+
+    >>> first_of(list("abcdefg"))
+    'a, b, c, d, e and 2 more'
+    """
+    more = len(items) - _MOST_NAMED
+    return ", ".join(items[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _is_plan(value: Any) -> bool:
+    return isinstance(value, Mapping) and {"leaves", "optimizer"} <= value.keys()
+
+
+def _short(value: Any, longest: int = 80) -> str:
+    text = str(value)
+    return text if len(text) <= longest else text[: longest - 3] + "..."
