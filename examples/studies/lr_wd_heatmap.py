@@ -12,7 +12,8 @@ Command: ``python -m examples.studies.lr_wd_heatmap``; minutes on two CPU cores 
 Digits MLP of one hidden layer, 300 images, a fifth of whose labels is wrong (see ``grids.py``),
 cosine to 0, SGD with momentum 0.9. The number is wdlab.sweep.surface's: octaves that the best
 weight decay moves per octave of learning rate; 0: tuned one at a time, -1: only their product
-counts. By definition that of "schedule" is that of "lr" plus 1: whichever is nearer to 0 is the one to use.
+counts. By definition that of "schedule" is that of "lr" plus 1: whichever is nearer to 0 is the one
+to use.
 The MLP has no normalized layer; the networks of the source have one after each convolution, whose
 weights only set the effective learning rate.
 

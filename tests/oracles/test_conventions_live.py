@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-from tests.convention_lists import LIVE
+from tests.conventions.lists import LIVE
 from tests.oracles import run_optax, run_torch
 from tests.oracles.compare import BOUNDS, deviation
 from tests.oracles.trajectories import DECAYS, PEAK_LEARNING_RATE

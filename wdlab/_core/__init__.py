@@ -1,1 +1,1 @@
-"""_core."""
+"""The ground: checks of what a user passes, dtypes, names in messages. Private; imports no room."""

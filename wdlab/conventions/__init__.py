@@ -1,4 +1,8 @@
-"""conventions."""
+"""Every framework's meaning of an optimizer and its weight decay, by name; moving numbers between.
+
+Each family of systems has a module of its own; a convention is data and equals its original step
+by step.
+"""
 
 from wdlab.conventions.comparison import Comparison, compare
 from wdlab.conventions.convention import REQUIRED, Convention

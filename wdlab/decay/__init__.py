@@ -1,4 +1,7 @@
-"""decay."""
+"""The decay terms: L2 in the gradient, decoupled, penalties, norm bounds, spheres, variants.
+
+``add_l2_gradient`` goes first in a chain, ``decay_weights`` last; the others say where they go.
+"""
 
 from wdlab.decay.leafwise import check_leaves, map_decayed, next_count
 from wdlab.decay.norm_bounds import constrain_norms

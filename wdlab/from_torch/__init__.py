@@ -1,4 +1,4 @@
-"""from_torch."""
+"""Weights and optimizer state of a torch run, carried over to JAX. torch itself is not imported."""
 
 from wdlab.from_torch.carry_over import opt_state_from_torch, params_from_torch
 from wdlab.from_torch.files import load_state_dict, load_tensors, save_state_dict

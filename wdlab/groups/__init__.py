@@ -1,4 +1,4 @@
-"""groups."""
+"""Parameter groups in one optimizer: rates, decay, freezing, LoRA, layer-wise decay, muP widths."""
 
 from wdlab.groups.chains import grouped
 from wdlab.groups.group import Group, assign_groups, check_groups

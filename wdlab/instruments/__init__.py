@@ -1,4 +1,4 @@
-"""instruments."""
+"""What decays, will decay, did decay: tables, forecasts, plans; norms, rotation, curvature."""
 
 from wdlab.instruments.curvature import gradient_weight_cosines, rescaling_error
 from wdlab.instruments.forecast import DecayProfile, decay_profile, lost_to_rounding

@@ -1,4 +1,4 @@
-"""optimizers."""
+"""Optimizers as chains short enough to see where the decay sits; the coupling has no default."""
 
 from wdlab.optimizers.adafactor_chain import adafactor, scale_by_adafactor
 from wdlab.optimizers.assembly import assemble

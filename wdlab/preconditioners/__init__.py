@@ -1,4 +1,4 @@
-"""preconditioners."""
+"""Gradient -> direction, without learning rate, sign or decay: Adam, Lion, Adafactor's parts, clips."""
 
 from wdlab.preconditioners.adam import ScaleByAdamState, scale_by_adam
 from wdlab.preconditioners.clipping import (

@@ -1,4 +1,8 @@
-"""rules."""
+"""Which parameters decay, and how much: paths, rules, presets, and the scale of each leaf.
+
+A rule is data: a regular expression that must match a leaf's whole path, and a scale (0 exempts, 1
+decays in full). The first rule that matches decides; a leaf that no rule matches is an error.
+"""
 
 from wdlab.rules.paths import leaves_with_paths, masked_paths, nearest_path
 from wdlab.rules.presets import (

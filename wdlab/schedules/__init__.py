@@ -1,4 +1,7 @@
-"""schedules."""
+"""Step -> number: learning rates that know their peak, what multiplies the decay, decay strengths.
+
+A schedule is a function of the number of updates made before this one (Optax's 0-based count).
+"""
 
 from wdlab.schedules.adafactor import beta2_power, relative_step
 from wdlab.schedules.couplings import COUPLINGS, check_coupling, multiplier_of

@@ -1,4 +1,4 @@
-"""sweep."""
+"""Grids of trainings in one compiled program: results, pictures, how separable two axes are."""
 
 from wdlab.sweep.command import add_sweep
 from wdlab.sweep.grid import Grid, make_grid, parse_values

@@ -1,4 +1,4 @@
-"""training."""
+"""The update step, 16-bit weights, steps that are not finite, checkpoints that keep their word."""
 
 from wdlab.training.checkpoints import Checkpoints, Restored
 from wdlab.training.nonfinite import NonfiniteError, SkipNonfiniteState, skip_nonfinite

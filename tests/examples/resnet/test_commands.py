@@ -11,7 +11,7 @@ import pytest
 import wdlab
 from examples.resnet import flow, model, optim, sharpness, train, trainer
 from examples.resnet.flags import parse
-from tests import small_images
+from tests.examples.resnet import small_images
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 COMMON = "--batch_size 128 --momentum 0.0"

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from tests import twins_adam as twins
 from tests.oracles import trajectories
+from tests.twins import adam as twins
 from wdlab.preconditioners import one_minus_power, scale_by_adam
 from wdlab.preconditioners.moments import rectification
 

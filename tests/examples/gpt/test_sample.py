@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from examples.gpt import model, sample
-from tests.test_gpt_blocks import GPT2, LLAMA, VOCAB, jit, random_params
+from tests.examples.gpt.test_blocks import GPT2, LLAMA, VOCAB, jit, random_params
 
 KEY = jax.random.key(3)
 

@@ -318,7 +318,7 @@ def paper_adafactor(p, g, state, t, lr, h):
 
 
 def paper_radam(p, g, state, t, lr, h):
-    from tests.twins_adam import average_length
+    from tests.twins.adam import average_length
 
     b1, b2 = h["betas"]
     p = p - h["weight_decay"] * lr * p

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gpt_commands import COMMANDS, EVERY
 
 import wdlab
 from examples.gpt import model, optim, start
 from examples.gpt.flags import parse
 from examples.gpt.train import main
 from examples.runs import records
+from tests.examples.gpt.papers_commands import COMMANDS, EVERY
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 SMALL = shlex.split(

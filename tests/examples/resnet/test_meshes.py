@@ -18,10 +18,10 @@ from examples.runs import hlo, processes
 from examples.runs.errors import UserError
 from examples.runs.records import read
 from examples.runs.share import bytes_told
-from tests import small_images
+from tests.examples.resnet import small_images
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 SMALL = shlex.split(
     "tiny --model=small --batch_size=16 --epochs=2 --momentum=0.5 --ema=0.5 --lr=0.1 --wd=0.1 "
     "--radius=20 --no_data_augm=False"

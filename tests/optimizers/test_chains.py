@@ -9,7 +9,7 @@ import pytest
 from jax import tree_util
 
 import wdlab
-from tests import references
+from tests.twins import references
 from wdlab import optimizers, schedules
 from wdlab.rules import leaves_with_paths
 from wdlab.schedules import COUPLINGS

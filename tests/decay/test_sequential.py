@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from tests import twins_adam
 from tests.oracles import run_wdlab, trajectories
+from tests.twins import adam as twins_adam
 from wdlab.decay import decay_then_step, decay_weights, step_then_decay
 from wdlab.preconditioners import scale_by_adam
 

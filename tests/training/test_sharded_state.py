@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import wdlab
-from tests.test_training import OPTIMIZERS
+from tests.training.test_steps import OPTIMIZERS
 from wdlab.rules import leaves_with_paths
 from wdlab.training import skip_nonfinite
 

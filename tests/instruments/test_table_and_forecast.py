@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import wdlab
-from tests.test_rules import GPT
+from tests.rules.test_rules import GPT
 from wdlab import cli, rules
 from wdlab.rules import leaves_with_paths
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.twins_metrics import adamw_equilibrium, sgdm_equilibrium
+from tests.twins.metrics import adamw_equilibrium, sgdm_equilibrium
 from wdlab.instruments import equilibrium, predicted_norm, shrink_per_step
 from wdlab.optimizers import adamw, lionw, sgd, sgdw
 from wdlab.rules import ALL, NO_BIAS_OR_NORM

@@ -9,8 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests import twins_conventions as twins
-from tests.convention_lists import LIVE, TWIN_VARIANTS
+from tests.conventions.lists import LIVE, TWIN_VARIANTS
 from tests.oracles import run_wdlab
 from tests.oracles.trajectories import (
     PEAK_LEARNING_RATE,
@@ -20,6 +19,7 @@ from tests.oracles.trajectories import (
     learning_rates,
     relative_error,
 )
+from tests.twins import conventions as twins
 from wdlab import conventions
 from wdlab.conventions import REQUIRED
 from wdlab.conventions.parts import caution

@@ -27,7 +27,7 @@ from examples.runs.records import read
 from examples.runs.share import bytes_told
 from wdlab.training import Checkpoints
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 RUN = shlex.split(  # No bias: the keys' has no gradient but rounding, which Adam makes large.
     "tiny --n_layer=1 --n_head=2 --n_embd=128 --block_size=8 --batch_size=4 --dropout=0.1 "
     "--warmup_iters=2 --lr_decay_iters=9 --eval_interval=9 --eval_examples=4 --log_interval=1 "

@@ -32,7 +32,7 @@ pytestmark = [
     # TensorStore futures of a failed read are collected with their exception unread.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 SMALL = shlex.split(
     "tiny --n_layer=1 --n_head=2 --n_embd=8 --block_size=8 --batch_size=4 --dropout=0.1 "
     "--warmup_iters=3 --eval_examples=8 --log_interval=1 --sample_tokens=20"

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 import wdlab
-from tests import twins_variants as twins
 from tests.oracles.trajectories import SHAPES, gradients, initial_params, learning_rates
+from tests.twins import variants as twins
 from wdlab.decay import (
     constrain_norms,
     decay_corrected,

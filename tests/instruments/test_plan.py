@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import wdlab
-from tests.test_rules import GPT
+from tests.rules.test_rules import GPT
 from wdlab import optimizers
 from wdlab.instruments import plan_differences
 from wdlab.rules import KERNELS_ONLY, NO_BIAS_OR_NORM, Rule

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import wdlab
-from tests.twins_metrics import angle, flat, mean_rate
+from tests.twins.metrics import angle, flat, mean_rate
 from wdlab.instruments import metrics
 from wdlab.rules import NO_BIAS_OR_NORM, Rule
 

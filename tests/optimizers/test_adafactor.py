@@ -14,7 +14,7 @@ from tests.oracles.trajectories import (
     learning_rates,
     relative_error,
 )
-from tests.twins_adafactor import adafactor as twin
+from tests.twins.adafactor import adafactor as twin
 from wdlab.conventions.adafactor_presets import PRESETS
 from wdlab.optimizers import adafactor, inject_hyperparams
 from wdlab.preconditioners import (

@@ -14,7 +14,7 @@ from examples.gpt import lora, model
 from examples.gpt.config import Config, check
 from examples.gpt.step import losses
 from examples.runs.errors import UserError
-from tests.test_gpt_model import TOKENS, VOCAB
+from tests.examples.gpt.test_model import TOKENS, VOCAB
 from wdlab.rules import leaves_with_paths
 
 LLAMA = Config(

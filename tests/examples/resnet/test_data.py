@@ -18,7 +18,7 @@ from examples.resnet.augment import augment
 from examples.resnet.config import Config
 from examples.resnet.flags import parse
 from examples.runs.errors import UserError
-from tests import small_images
+from tests.examples.resnet import small_images
 
 RNG = np.random.default_rng(0)
 
