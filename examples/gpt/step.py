@@ -13,7 +13,7 @@ from flax import nnx
 from flax.training.dynamic_scale import DynamicScale
 
 from wdlab.instruments import metrics
-from wdlab.training import nonfinite
+from wdlab.training import skipped_steps
 
 from .config import Config
 from .model import Key, Params, apply
@@ -95,7 +95,7 @@ def make_train_step(
         measured = _gradient_metrics(seen, log)
         updates, opt_state = tx.update(grads, opt_state, params, value=loss)
         params = optax.apply_updates(params, updates)
-        counts = nonfinite.counts(opt_state)
+        counts = skipped_steps(opt_state)
         if ema is not None:
             moved = jax.tree.map(lambda e, p: e + (1 - config.ema_coef) * (p - e), ema, params)
             ema = jax.tree.map(lambda m, e: jnp.where(counts.in_a_row == 0, m, e), moved, ema)

@@ -8,8 +8,12 @@ import optax
 import pytest
 
 import wdlab
-from wdlab.training import NonfiniteError, skip_nonfinite
-from wdlab.training.nonfinite import check, counts
+from wdlab.training import (
+    NonfiniteError,
+    check_skipped_steps,
+    skip_nonfinite,
+    skipped_steps,
+)
 
 LR = wdlab.schedules.warmup_cosine(0.05, warmup_steps=2, decay_steps=20)
 OPTIMIZERS = {
@@ -62,7 +66,7 @@ def test_r23_bad_steps_leave_no_trace_but_the_count(name):
     wanted, wanted_state = run(tx, [step for step in steps if step[1] is None])
     chex.assert_trees_all_equal(params, wanted)
     chex.assert_trees_all_equal(state.inner, wanted_state.inner)
-    assert [int(count) for count in counts(state)] == [4, 0]
+    assert [int(count) for count in skipped_steps(state)] == [4, 0]
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
 
 
@@ -79,9 +83,9 @@ def test_r23_forever_keeps_the_weights_where_apply_if_finite_loses_them():
     steps = [(0, None), *((seed, jnp.nan) for seed in range(1, 6))]
     params, state = run(skip_nonfinite(OPTIMIZERS["adamw"]()), steps)
     chex.assert_trees_all_equal(params, run(skip_nonfinite(OPTIMIZERS["adamw"]()), steps[:1])[0])
-    assert check(state, most_in_a_row=5) == (5, 5)
+    assert check_skipped_steps(state, most_in_a_row=5) == (5, 5)
     with pytest.raises(NonfiniteError, match=r"last 5 steps .* \(5 since the start, at most 4 in"):
-        check(state, most_in_a_row=4)
+        check_skipped_steps(state, most_in_a_row=4)
     lost, _ = run(optax.apply_if_finite(OPTIMIZERS["adamw"](), 4), steps)
     assert bool(jnp.isnan(lost["b"]).any())
 
@@ -95,7 +99,7 @@ def test_a_loss_that_is_not_finite_skips_too(name, bad):
     assert not any(bool(leaf.any()) for leaf in jax.tree.leaves(updates))
     updates, state = update(gradients(0), state, params, **{name: jnp.float32(1.0)})
     assert bool(updates["w"].any())
-    assert [int(count) for count in counts(state)] == [1, 0]
+    assert [int(count) for count in skipped_steps(state)] == [1, 0]
 
 
 def test_extra_arguments_reach_the_optimizer():
@@ -112,14 +116,14 @@ def test_the_largest_number_is_finite_and_its_dtype_stays(dtype):
     grads = jax.tree.map(lambda p: jnp.full_like(p, jnp.finfo(dtype).max), params)
     updates, state = update(grads, tx.init(params), params)
     assert updates["w"].dtype == dtype
-    assert int(counts(state).skipped) == 0
+    assert int(skipped_steps(state).skipped) == 0
     bad = grads | {"w": grads["w"].at[0, 0].set(jnp.inf)}
-    assert int(counts(update(bad, state, params)[1]).skipped) == 1
+    assert int(skipped_steps(update(bad, state, params)[1]).skipped) == 1
 
 
 def test_a_state_without_counters_says_what_to_write():
     with pytest.raises(ValueError, match=r"wdlab.skip_nonfinite\(tx\)"):
-        counts(optax.adam(0.1).init(make_params()))
+        skipped_steps(optax.adam(0.1).init(make_params()))
 
 
 def test_counts_of_several_wrappers_are_the_worst_of_them():
@@ -128,7 +132,7 @@ def test_counts_of_several_wrappers_are_the_worst_of_them():
         {"w": "a", "b": "b"},
     )
     _, state = tx.update(gradients(0, jnp.nan), tx.init(make_params()), make_params())
-    assert [int(count) for count in jax.jit(counts)(state)] == [1, 1]
+    assert [int(count) for count in jax.jit(skipped_steps)(state)] == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adamw", "clipped", "lionw"])

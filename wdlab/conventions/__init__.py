@@ -4,6 +4,7 @@ Each family of systems has a module of its own; a convention is data and equals 
 by step.
 """
 
+from wdlab.conventions import recipes
 from wdlab.conventions.comparison import Comparison, compare
 from wdlab.conventions.convention import REQUIRED, Convention
 from wdlab.conventions.conversion import convert, shrink_at_peak
@@ -20,5 +21,6 @@ __all__ = [
     "convert",
     "get",
     "names",
+    "recipes",
     "shrink_at_peak",
 ]

@@ -8,7 +8,6 @@ from wdlab._core.dtypes import in_float32
 from wdlab.conventions.convention import Convention, Request
 from wdlab.conventions.parts import optax_adam, rate_of, signed_step, with_decay
 from wdlab.decay import add_l2_gradient
-from wdlab.instruments import norm
 from wdlab.optimizers import adafactor
 from wdlab.preconditioners import scale_by_lion
 
@@ -45,7 +44,7 @@ def _lamb(request: Request) -> optax.GradientTransformation:
 
 def _scaled_by_trust_ratio(update: jax.Array, param: jax.Array) -> jax.Array:
     """As ``optax.scale_by_trust_ratio``, whose differentiable norms keep a copy of both arrays."""
-    size, length = norm(param), norm(update)
+    size, length = optax.tree.norm(param), optax.tree.norm(update)
     moving = (size != 0) & (length != 0)
     return update * jnp.where(moving, size / length, 1.0).astype(update.dtype)
 

@@ -1,4 +1,4 @@
-"""Gradient -> direction, without learning rate, sign or decay: Adam, Lion, Adafactor's parts, clips."""
+"""Gradient -> direction, without rate, sign or decay: Adam, Lion, Adafactor's parts, clipping."""
 
 from wdlab.preconditioners.adam import ScaleByAdamState, scale_by_adam
 from wdlab.preconditioners.clipping import (

@@ -1,7 +1,13 @@
 """The update step, 16-bit weights, steps that are not finite, checkpoints that keep their word."""
 
 from wdlab.training.checkpoints import Checkpoints, Restored
-from wdlab.training.nonfinite import NonfiniteError, SkipNonfiniteState, skip_nonfinite
+from wdlab.training.nonfinite import (
+    NonfiniteError,
+    SkipNonfiniteState,
+    check_skipped_steps,
+    skip_nonfinite,
+    skipped_steps,
+)
 from wdlab.training.orbax_io import CheckpointError
 from wdlab.training.precision import float32_masters, kahan, stochastic_rounding
 from wdlab.training.settings import run_settings, setting_differences
@@ -13,6 +19,7 @@ __all__ = [
     "NonfiniteError",
     "Restored",
     "SkipNonfiniteState",
+    "check_skipped_steps",
     "float32_masters",
     "init_opt_state",
     "kahan",
@@ -22,5 +29,6 @@ __all__ = [
     "run_settings",
     "setting_differences",
     "skip_nonfinite",
+    "skipped_steps",
     "stochastic_rounding",
 ]

@@ -36,8 +36,8 @@ class SkipNonfiniteState(NamedTuple):
     inner: PyTree
 
 
-class Counts(NamedTuple):
-    """What :func:`counts` reads; arrays, or numbers outside ``jit``."""
+class SkippedSteps(NamedTuple):
+    """What :func:`skipped_steps` reads; arrays, or numbers outside ``jit``."""
 
     skipped: Any  # int32, shape ()
     in_a_row: Any  # int32, shape ()
@@ -60,13 +60,13 @@ def skip_nonfinite(
         a ``value=`` or ``loss=`` among them (scalar) must be finite too.
 
     Returns:
-      The transformation. Its state counts the skipped steps: :func:`counts` reads them, and
-      :func:`check` stops a run that skips too many in a row.
+      The transformation. Its state counts the skipped steps: :func:`skipped_steps` reads them, and
+      :func:`check_skipped_steps` stops a run that skips too many in a row.
 
     >>> tx = skip_nonfinite(optax.chain(optax.sgd(1.0), optax.add_decayed_weights(-0.5)))
     >>> params, state = {"w": jnp.ones(2)}, tx.init({"w": jnp.ones(2)})
     >>> updates, state = tx.update({"w": jnp.array([1.0, jnp.nan])}, state, params)
-    >>> updates["w"].tolist(), int(counts(state).skipped)
+    >>> updates["w"].tolist(), int(skipped_steps(state).skipped)
     ([0.0, 0.0], 1)
     """
     inner = optax.with_extra_args_support(inner)
@@ -93,7 +93,7 @@ def skip_nonfinite(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def counts(opt_state: PyTree) -> Counts:
+def skipped_steps(opt_state: PyTree) -> SkippedSteps:
     """Reads the counters of every :func:`skip_nonfinite` in an optimizer state.
 
     Args:
@@ -107,7 +107,7 @@ def counts(opt_state: PyTree) -> Counts:
       ValueError: If there is none in the state.
 
     >>> state = optax.chain(optax.identity(), skip_nonfinite(optax.sgd(1.0))).init({})
-    >>> [int(count) for count in counts(state)]
+    >>> [int(count) for count in skipped_steps(state)]
     [0, 0]
     """
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, SkipNonfiniteState))
@@ -121,14 +121,14 @@ def counts(opt_state: PyTree) -> Counts:
     for other in found[1:]:
         skipped = jnp.maximum(skipped, other.skipped)
         in_a_row = jnp.maximum(in_a_row, other.in_a_row)
-    return Counts(skipped, in_a_row)
+    return SkippedSteps(skipped, in_a_row)
 
 
-def check(opt_state: PyTree, most_in_a_row: int) -> Counts:
+def check_skipped_steps(opt_state: PyTree, most_in_a_row: int) -> SkippedSteps:
     """Stops a run in which nothing is finite any more, with a message.
 
     Args:
-      opt_state: As for :func:`counts`.
+      opt_state: As for :func:`skipped_steps`.
       most_in_a_row: How many skipped steps in a row are borne, >= 0. It does not matter how often
         this is called; each call waits for the device.
 
@@ -140,11 +140,11 @@ def check(opt_state: PyTree, most_in_a_row: int) -> Counts:
       TypeError, ValueError: If ``most_in_a_row`` is no number >= 0, or nothing counts.
 
     >>> state = skip_nonfinite(optax.sgd(1.0)).init({})
-    >>> check(state, most_in_a_row=10)
-    Counts(skipped=0, in_a_row=0)
+    >>> check_skipped_steps(state, most_in_a_row=10)
+    SkippedSteps(skipped=0, in_a_row=0)
     """
     check_number("most_in_a_row", most_in_a_row)
-    skipped, in_a_row = (int(count) for count in jax.device_get(counts(opt_state)))
+    skipped, in_a_row = (int(count) for count in jax.device_get(skipped_steps(opt_state)))
     if in_a_row > most_in_a_row:
         raise NonfiniteError(
             f"the last {in_a_row} steps had a gradient or loss that is NaN or infinite "
@@ -152,7 +152,7 @@ def check(opt_state: PyTree, most_in_a_row: int) -> Counts:
             "parameters are those before them. Try a lower learning rate, a longer warm-up, "
             "clipping, or float32."
         )
-    return Counts(skipped, in_a_row)
+    return SkippedSteps(skipped, in_a_row)
 
 
 def _all_finite(leaves: list[Any]) -> jax.Array:
