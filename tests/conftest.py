@@ -22,12 +22,14 @@ def _shared_programs(tmp_path_factory):
     """What one test compiled, the others read: those of other processes too, started here or not.
 
     A program is found by its text and the compiler's settings; what is measured of it is the same.
+    ``JAX_COMPILATION_CACHE_DIR=folder pytest`` keeps them for the next run.
     """
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # One for all of pytest's own processes.
     values = {
-        "jax_compilation_cache_dir": str(folder / "programs"),
+        "jax_compilation_cache_dir": os.environ.get("JAX_COMPILATION_CACHE_DIR")
+        or str(folder / "programs"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
     with pytest.MonkeyPatch.context() as patch:
