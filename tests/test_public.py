@@ -3,12 +3,13 @@
 import importlib
 import inspect
 import pkgutil
+import sys
 
 import pytest
 
 import wdlab
 
-MODULES = sorted(m.name for m in pkgutil.iter_modules(wdlab.__path__))
+MODULES = sorted(m.name for m in pkgutil.walk_packages(wdlab.__path__, "wdlab."))
 
 
 def test_every_public_name_is_listed_and_documented():
@@ -21,7 +22,7 @@ def test_every_public_name_is_listed_and_documented():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_public_functions_have_a_docstring_with_an_example(name):
-    module = importlib.import_module(f"wdlab.{name}")
+    module = importlib.import_module(name)
     assert module.__doc__
     for attribute, value in vars(module).items():
         if attribute.startswith("_") or getattr(value, "__module__", None) != module.__name__:
@@ -31,6 +32,4 @@ def test_public_functions_have_a_docstring_with_an_example(name):
 
 
 def test_no_module_hides_one_of_the_standard_library():
-    import sys
-
-    assert set(MODULES).isdisjoint(sys.stdlib_module_names)
+    assert {name.rpartition(".")[2] for name in MODULES}.isdisjoint(sys.stdlib_module_names)
