@@ -49,6 +49,7 @@ def with_peak(schedule: Callable[[Any], Any], peak: float) -> Schedule:
       schedule: Step count -> value.
       peak: Its largest value, > 0.
 
+    >>> import optax
     >>> with_peak(optax.linear_schedule(0.0, 1e-3, 10), peak=1e-3).peak
     0.001
     """
@@ -61,6 +62,7 @@ def peak_of(learning_rate: ScalarOrSchedule, peak: float | None = None, *, why: 
     Raises:
       ValueError: If it is a bare function or a JAX array and ``peak`` is not given.
 
+    >>> from wdlab.schedules import constant
     >>> peak_of(constant(0.1)), peak_of(0.2), peak_of(lambda count: 0.1, 0.3)
     (0.1, 0.2, 0.3)
     """
@@ -100,6 +102,7 @@ def schedule_multiplier(
     Raises:
       ValueError: If the peak is unknown.
 
+    >>> from wdlab.schedules import warmup_constant
     >>> eta = schedule_multiplier(warmup_constant(1e-3, warmup_steps=4))
     >>> [float(eta(t)) for t in (0, 2, 4)], eta.peak
     ([0.0, 0.5, 1.0], 1.0)
@@ -116,6 +119,7 @@ def schedule_multiplier(
 def squared(schedule: ScalarOrSchedule) -> ScalarOrSchedule:
     """The square of a number or schedule: PaLM's multiplier is the squared learning rate.
 
+    >>> from wdlab.schedules import constant
     >>> squared(3.0), squared(constant(0.1)).peak
     (9.0, 0.010000000000000002)
     """
@@ -138,6 +142,7 @@ def value_at(value: ScalarOrSchedule, count: Any) -> Any:
 def peak_value(value: ScalarOrSchedule) -> float | None:
     """The largest value a number or schedule takes, or None where that is not known.
 
+    >>> from wdlab.schedules import constant
     >>> peak_value(0.1), peak_value(constant(0.2)), peak_value(lambda count: 0.3)
     (0.1, 0.2, None)
     """
