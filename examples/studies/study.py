@@ -91,7 +91,7 @@ def run(study: Study, size: Size, folder: Path) -> Summary:
     wanted = [row for point in points for row in table.rows_of(point)]
     study.draw(wanted).savefig(folder / f"{study.name}.png", dpi=120)
     summary = study.summarize(wanted)
-    run_of = {"name": study.name, "size": size, "commit": commit()}
+    run_of = {"name": study.name, "size": size, "commit": ", ".join(table.commits)}
     cost = {"cpu_seconds": round(table.seconds, 1), "device": jax.devices()[0].device_kind}
     record = dataclasses.asdict(summary) | run_of | cost | {"jax": jax.__version__}
     (folder / "summary.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -157,6 +157,11 @@ class Table:
         """The processor time that all points took together, over all cores."""
         return sum(float(row["seconds"]) for row in self._rows)
 
+    @property
+    def commits(self) -> list[str]:
+        """The commits that the points were measured with."""
+        return list(dict.fromkeys(row.get("commit", "unknown") for row in self._rows))
+
     def has(self, point: Point) -> bool:
         """Whether a point is measured."""
         return any(row["point"] == _key(point) for row in self._rows)
@@ -170,7 +175,7 @@ class Table:
         """Writes the rows of a point: all of them or none."""
         if not rows:
             raise ValueError(f"no rows for the point {point}")
-        shared = {"point": _key(point), "seconds": str(seconds / len(rows))}
+        shared = {"point": _key(point), "seconds": str(seconds / len(rows)), "commit": commit()}
         self._rows += [shared | {k: str(v) for k, v in row.items()} for row in rows]
         columns = list(dict.fromkeys(name for row in self._rows for name in row))
         part = self.path.with_name(self.path.name + ".part")
