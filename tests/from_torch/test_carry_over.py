@@ -328,8 +328,7 @@ def test_bfloat16_tensors_are_read_without_torch_in_this_module():
 
 def test_interop_imports_neither_torch_nor_safetensors():
     code = (
-        "import sys, wdlab.from_torch;"
-        "sys.exit(bool({'torch', 'safetensors'} & set(sys.modules)))"
+        "import sys, wdlab.from_torch;sys.exit(bool({'torch', 'safetensors'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
