@@ -1,5 +1,6 @@
 """wdlab.checkpoint: nothing wrong is ever restored, and an older good step is found."""
 
+import gc
 import json
 import random
 import shutil
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore
 
 from examples.benchmarks.damage import make_state
 from wdlab.training import CheckpointError, Checkpoints, SkipNonfiniteState
@@ -236,3 +238,26 @@ def test_reading_one_step_of_another_run_leaves_its_folder_alone(tmp_path):
         with pytest.raises(CheckpointError, match="step 2"):
             checkpoints.restore(like, step=2)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_tensorstore_still_leaks_its_metrics(tmp_path):
+    """Once this fails, delete ``stop_metrics_leak`` of wdlab/training/orbax_io.py, and this."""
+    tensorstore.KvStore.open(f"file://{tmp_path}/").result().write("key", b"value").result()
+
+    def objects():
+        tensorstore.experimental_collect_matching_metrics("/tensorstore/kvstore/")
+        gc.collect()
+        return len(gc.get_objects())
+
+    before = objects()
+    assert [objects() for _ in range(20)][-1] - before > 20
+
+
+def test_a_manager_asks_tensorstore_for_no_metrics(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        tensorstore, "experimental_collect_matching_metrics", lambda *a: asked.append(a) or []
+    )
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state())
+    assert asked == []

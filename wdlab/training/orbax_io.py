@@ -114,7 +114,7 @@ def make_manager(
     ...     make_manager(as_path(folder), 1, None, True).all_steps()
     []
     """
-    _count_no_bytes()
+    stop_metrics_leak()
     kept: list = [policies.LatestN(keep)]
     if best is not None:
         kept.append(
@@ -133,10 +133,14 @@ def make_manager(
     return ocp.CheckpointManager(directory, options=options)
 
 
-def _count_no_bytes() -> None:
-    """Keeps Orbax from asking TensorStore how many bytes it has written, for a line of its log.
+def stop_metrics_leak() -> None:
+    """Answers 0 where Orbax asks TensorStore how many bytes it has moved, in this whole process.
 
-    TensorStore (0.1.86) never frees the lists in its answer: 13 KB stay behind with every save.
+    TensorStore (0.1.86) never frees the lists in its answer: 20 KB stay behind with every save, 200
+    MB after 10,000. All that changes is that Orbax logs and reports no raw throughput. The test
+    ``test_tensorstore_still_leaks_its_metrics`` fails once this can be deleted.
+
+    >>> stop_metrics_leak()
     """
     with contextlib.suppress(ImportError):  # Another version of Orbax, with other insides.
         from orbax.checkpoint._src.serialization import tensorstore_utils
