@@ -1,0 +1,1 @@
+"""The guide: pages that the tests run, and the picture of the front page."""
