@@ -1,4 +1,19 @@
-"""params -> paths -> rules -> schedules -> transforms -> optimizers -> train step."""
+"""Weight decay for JAX: explicit, composable, checkable. ``help(wdlab.rules)`` shows a room.
+
+rules           which parameters decay, and how much: paths, Rule, presets
+schedules       learning rates that know their peak, couplings, strengths by timescale
+decay           the decay terms: L2 in the gradient, decoupled, penalties, norm bounds, spheres
+preconditioners gradient -> direction, without rate, sign or decay
+optimizers      chains short enough to see where the decay sits
+groups          parameter groups, LoRA, layer-wise decay, muP
+conventions     the optimizers of other systems by name, conversion, published recipes
+instruments     tables, forecasts, plans; norms, rotation, curvature
+training        the update step, 16-bit weights, steps that are not finite, checkpoints
+from_torch      weights and optimizer state of a torch run
+sweep           grids of trainings in one compiled program
+
+Each room uses only those above it. The names used most stand here as well.
+"""
 
 from wdlab import (
     conventions,

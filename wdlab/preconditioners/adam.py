@@ -85,8 +85,8 @@ def scale_by_adam(
     The same ``eps`` is not the same optimizer: "hat" acts as an outside epsilon of
     :math:`\epsilon/\sqrt{c_2}`, at b2 = 0.999 31.6 times larger in the first step, and "inside"
     as one of up to :math:`\sqrt\epsilon`, 1e-4 for 1e-8. Moments are float32 for bfloat16 and
-    float16 leaves; the direction has the gradient's dtype, so let
-    :func:`wdlab.transforms.in_float32` wrap the whole chain for such parameters.
+    float16 leaves; the direction has the gradient's dtype. The chains of :mod:`wdlab.optimizers`
+    compute in float32 for such parameters and round once, at the end.
 
     Args:
       b1: Decay rate of the first moment, in [0, 1). None keeps no first moment at all (RMSProp,
