@@ -1,7 +1,7 @@
 """The picture of the front page: one number, ``weight_decay=0.1``, under each coupling.
 
-``python -m examples.guide.couplings`` draws ``couplings.png`` beside this file: what a step takes of
-a weight, and what is left of a weight that no gradient moves.
+``python -m examples.guide.couplings`` draws ``couplings.png`` beside this file: what a step takes
+of a weight, and what is left of a weight that no gradient moves.
 """
 
 from pathlib import Path
