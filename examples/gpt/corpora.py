@@ -1,5 +1,6 @@
 """Builds datasets: download with a checked hash, tokenize, write train.bin, val.bin, meta.json."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,6 +14,7 @@ import numpy as np
 from examples.runs.download import download
 from examples.runs.errors import UserError, fail
 from examples.runs.flags import nearest, parse_dataclass
+from wdlab._core.files import replacing
 
 from .data import encode_characters
 
@@ -166,20 +168,18 @@ def _uint16(tokens: list[int]) -> np.ndarray:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_bytes(content)
 
 
 def _write_documents(
     folder: Path, texts: Iterator[str], encode: Callable[[str], list[int]]
 ) -> None:
     """Writes many documents, each followed by the end-of-text token, without holding them all."""
-    paths = {split: folder / f"{split}.bin.part" for split in ("train", "val")}
-    with open(paths["train"], "wb") as train, open(paths["val"], "wb") as val:
+    with contextlib.ExitStack() as stack:
+        parts = [stack.enter_context(replacing(folder / f"{s}.bin")) for s in ("train", "val")]
+        train, val = (stack.enter_context(open(part, "wb")) for part in parts)
         for i, text in enumerate(texts):
             target = val if i % VALIDATION_EVERY == 0 else train
             target.write(_uint16([*encode(text), END_OF_TEXT]).tobytes())
-    (folder / "meta.json").unlink(missing_ok=True)
-    for split, path in paths.items():
-        os.replace(path, folder / f"{split}.bin")
+        (folder / "meta.json").unlink(missing_ok=True)

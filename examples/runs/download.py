@@ -1,9 +1,11 @@
 """Downloads whose content is known by its hash."""
 
 import hashlib
-import os
+import shutil
 import urllib.request
 from pathlib import Path
+
+from wdlab._core.files import replacing
 
 from .errors import UserError
 
@@ -16,21 +18,17 @@ def download(url: str, path: Path, sha256: str) -> Path:
     """
     if path.is_file() and hash_of(path) == sha256:
         return path
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # Of several processes each its own.
     try:
-        with urllib.request.urlopen(url, timeout=60) as source, open(part, "wb") as target:
-            while block := source.read(1 << 20):
-                target.write(block)
-        found = hash_of(part)
-        if found != sha256:
-            raise UserError(f"{url} has SHA-256 {found}, expected {sha256}: nothing was kept")
-        os.replace(part, path)
+        with replacing(path) as part:
+            with urllib.request.urlopen(url, timeout=60) as source, open(part, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            found = hash_of(part)
+            if found != sha256:
+                raise UserError(f"{url} has SHA-256 {found}, expected {sha256}: nothing was kept")
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"could not download {url}: {error}") from None
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

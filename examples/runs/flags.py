@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import math
 import re
@@ -10,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import tyro
+
+from wdlab._core.names import nearest as nearest_name
 
 from .errors import UserError
 
@@ -65,8 +66,8 @@ def require(config: Any, names: str, values: Range) -> None:
 
 def nearest(name: str, known: Sequence[str] | dict) -> str:
     """The hint that names the entry of ``known`` nearest to ``name``, if one is near."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    close = nearest_name(name, known, cutoff=0.6)
+    return f" (did you mean {close!r}?)" if close else ""
 
 
 def flag_name(arg: str) -> str:
@@ -81,8 +82,8 @@ def _normalize(arg: str, known: Sequence[str]) -> str:
     name = flag_name(arg)
     value = arg.split("=", 1)[1] if "=" in arg else None
     if name not in known and name.removeprefix("no_") not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f": did you mean --{near[0]}?" if near else "; --help lists them"
+        near = nearest_name(name, known, cutoff=0.6)
+        hint = f": did you mean --{near}?" if near else "; --help lists them"
         raise UserError(f"unknown flag --{name}{hint}")
     if value in ("True", "true", "False", "false"):
         return f"--{name}" if value.lower() == "true" else f"--no_{name}"

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from wdlab._core.files import replacing
+
 Row = dict[str, Any]
 
 
@@ -22,9 +24,8 @@ class Records:
         self.rows: list[Row] = []
         if write:
             self.rows = [row for row in read(path) if row["step"] <= step]
-            part = path.with_name(path.name + ".part")
-            part.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-            os.replace(part, path)
+            with replacing(path) as part:
+                part.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = open(path, "a") if write else None  # noqa: SIM115  Closed by close().
 
     def append(self, row: Row) -> None:

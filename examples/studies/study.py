@@ -8,7 +8,6 @@ import contextlib
 import csv
 import dataclasses
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from matplotlib.figure import Figure
 from examples.runs import records
 from examples.runs.errors import UserError, fail
 from examples.runs.flags import parse_dataclass
+from wdlab._core.files import replacing
 
 Size = Literal["tiny", "paper"]
 Point = dict[str, Any]  # what is varied: JSON values
@@ -178,14 +178,10 @@ class Table:
         shared = {"point": _key(point), "seconds": str(seconds / len(rows)), "commit": commit()}
         self._rows += [shared | {k: str(v) for k, v in row.items()} for row in rows]
         columns = list(dict.fromkeys(name for row in self._rows for name in row))
-        part = self.path.with_name(self.path.name + ".part")
-        with open(part, "w", newline="") as file:
+        with replacing(self.path) as part, open(part, "w", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(self._rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self.path)
 
 
 def _key(point: Point) -> str:

@@ -484,7 +484,7 @@ REFUSED = {
         lambda: decay_corrected(0.1, learning_rate=rate, normalized=1.0),
         "AdamC's decay lr_t\\*\\*2 / peak needs the peak learning rate",
     ),
-    "method": (lambda: constrain_norms("best"), "method must be one of 'uniform'"),
+    "method": (lambda: constrain_norms("best"), "method must be 'uniform'"),
     "no value": (lambda: constrain_norms("uniform"), "value must be a number"),
     "needless": (lambda: constrain_norms("inflection", 2.0), "value must be None"),
     "steps": (lambda: constrain_norms("warm_start", 2.5), "value must be a whole number"),

@@ -291,7 +291,7 @@ def test_works_with_injected_hyperparameters_and_vmap():
     [
         ({"weight_decay": 0.1}, "coupling is missing"),
         ({"coupling": "parameter_scale", "parameter_scale": None}, "coupling='lr'"),
-        ({"axes": "rows"}, "'largest', 'last', 'never'"),
+        ({"axes": "rows"}, "'largest', 'last' or 'never'"),
         ({"momentum_of": "gradient"}, "'step' or 'direction'"),
         ({"coupling": "l2", "decay_first": True}, "decay_first"),
         ({"momentum": 1.0}, "momentum"),

@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -123,3 +123,29 @@ def check_schedule(name: str, value: Callable[..., Any] | Any) -> None:
         raise TypeError(
             f"{name} must map a step count, shape () int32, to a number; it returned {out}."
         )
+
+
+def check_whole(name: str, value: Any, *, least: int = 1, hint: str = "") -> None:
+    """Refuses what is no whole number of at least ``least``.
+
+    >>> check_whole("factor", 1.5)
+    Traceback (most recent call last):
+    ValueError: factor must be a whole number >= 1, got 1.5.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        tail = f" {hint}" if hint else ""
+        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}.{tail}")
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str], *, hint: str = "") -> None:
+    """Refuses what is none of the choices, and lists them.
+
+    >>> check_choice("which", "small", ("largest", "magnitude"))
+    Traceback (most recent call last):
+    ValueError: which must be 'largest' or 'magnitude', got 'small'.
+    """
+    *others, last = map(repr, choices)
+    if not isinstance(value, str) or repr(value) not in (*others, last):
+        tail = f" {hint}" if hint else ""
+        listed = f"{', '.join(others)} or {last}" if others else last
+        raise ValueError(f"{name} must be {listed}, got {value!r}.{tail}")

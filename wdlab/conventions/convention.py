@@ -1,6 +1,5 @@
 """One system's meaning of an optimizer, as data, and what its builder is asked for."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -9,6 +8,7 @@ from typing import Any
 import optax
 
 from wdlab._core.checks import check_number, check_schedule
+from wdlab._core.names import nearest
 from wdlab.rules import ALL, Rule, normalize_rules
 from wdlab.schedules import ScalarOrSchedule
 
@@ -161,10 +161,9 @@ class Convention:
         if argument in ("mask", "weight_decay_mask", "exclude_from_weight_decay", "wd_mults"):
             return f"{self.name}: write {argument} as rules=(Rule(pattern, scale), ...)."
         known = [*self.defaults, "rules", "peak_learning_rate"]
-        near = difflib.get_close_matches(argument, known, n=1, cutoff=0.0)[0]
         return (
-            f"{self.name} has no hyper-parameter {argument!r}; the nearest is {near!r}. It has: "
-            f"{', '.join(known)}."
+            f"{self.name} has no hyper-parameter {argument!r}; the nearest is "
+            f"{nearest(argument, known)!r}. It has: {', '.join(known)}."
         )
 
     def coupling_for(self, arguments: Mapping[str, Any]) -> str:

@@ -4,12 +4,12 @@ Only what the source states is here; None is what it does not state. No source s
 weight decay is multiplied by except where code was published with it: ``assumed`` says so.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from wdlab._core.names import nearest
 from wdlab.conventions.conversion import convert
 
 
@@ -90,9 +90,9 @@ def get(name: str) -> Recipe:
     lowered = {key.lower(): key for key in _RECIPES}
     if name.lower() in lowered:
         return _RECIPES[lowered[name.lower()]]
-    near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.0)[0]
     raise ValueError(
-        f"no recipe {name!r}; the nearest is {lowered[near]!r}. There are: {', '.join(_RECIPES)}."
+        f"no recipe {name!r}; the nearest is {nearest(name, _RECIPES)!r}. There are: "
+        f"{', '.join(_RECIPES)}."
     )
 
 

@@ -7,11 +7,11 @@ The key is the system and its class as its users write them, the arguments are t
 from decay by default is the default of ``rules``. Each family has a module of its own.
 """
 
-import difflib
 from typing import Any
 
 import optax
 
+from wdlab._core.names import nearest
 from wdlab.conventions import (
     adafactors,
     jax_codebases,
@@ -73,10 +73,8 @@ def get(name: str) -> Convention:
     """
     if name in _REGISTRY:
         return _REGISTRY[name]
-    lowered = {key.lower(): key for key in _REGISTRY}
-    near = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.0)[0]
     raise ValueError(
-        f"no convention {name!r}; the nearest is {lowered[near]!r}. "
+        f"no convention {name!r}; the nearest is {nearest(name, _REGISTRY)!r}. "
         "wdlab.conventions.names() lists all."
     )
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_number, check_schedule
+from wdlab._core.checks import check_choice, check_number, check_schedule, check_whole
 from wdlab._core.dtypes import working_dtype
 from wdlab.decay.leafwise import check_leaves, map_decayed, next_count
 from wdlab.rules import ALL, normalize_rules
@@ -86,7 +86,7 @@ def constrain_norms(
     Source: Franke et al. 2023, arXiv 2311.09058, Algorithm 1; sampling as in pytorch-cpr 0.3.1.
     """
     _check_method(method, value)
-    _check_steps("sample_steps", sample_steps)
+    check_whole("sample_steps", sample_steps)
     check_number("update_rate", update_rate, low_open=True)
     check_number("ema_rate", ema_rate, high=1.0, high_open=True)
     check_number("min_growth", min_growth)
@@ -183,17 +183,11 @@ def _sample(
 
 
 def _check_method(method: str, value: float | None) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
+    check_choice("method", method, METHODS)
     if method == "inflection":
         if value is not None:
             raise ValueError(f"value must be None for 'inflection', got {value!r}.")
     elif method == "warm_start":
-        _check_steps("value", value)
+        check_whole("value", value)
     else:
         check_number("value", value, low_open=True)
-
-
-def _check_steps(name: str, steps: Any) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"{name} must be a whole number of updates >= 1, got {steps!r}.")

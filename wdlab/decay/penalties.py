@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_number, check_schedule, is_zero
+from wdlab._core.checks import check_choice, check_number, check_schedule, is_zero
 from wdlab.decay.leafwise import check_decay, check_leaves, map_decayed, next_count
 from wdlab.rules import ALL, normalize_rules
 from wdlab.schedules import ScalarOrSchedule, value_at
@@ -62,8 +62,7 @@ def decay_proximal(
 
     Source: Schaipp et al. 2023, arXiv 2305.07583.
     """
-    if of not in ("stepped", "previous"):
-        raise ValueError(f"of must be 'stepped' or 'previous', got {of!r}.")
+    check_choice("of", of, ("stepped", "previous"))
 
     def shrink(u: jax.Array, k: jax.Array, p: jax.Array, _: Any) -> jax.Array:
         divided = k / (1 + k)

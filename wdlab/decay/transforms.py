@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_number, check_schedule, is_zero
+from wdlab._core.checks import check_choice, check_number, check_schedule, is_zero
 from wdlab._core.dtypes import in_float32 as in_float32
 from wdlab.decay.leafwise import check_decay, check_leaves, map_decayed, next_count
 from wdlab.rules import ALL, leaves_with_paths, normalize_rules, warn_if_idle
@@ -122,8 +122,7 @@ def decay_weights(
     kappa = 1.0 if multiplier is None else multiplier
     check_decay(weight_decay, kappa)
     _check_toward(toward)
-    if ties not in ("decay", "keep", "signbit"):
-        raise ValueError(f"ties must be 'decay', 'keep' or 'signbit', got {ties!r}.")
+    check_choice("ties", ties, ("decay", "keep", "signbit"))
     rules = normalize_rules(rules)
 
     def init_fn(params: PyTree) -> DecayWeightsState:

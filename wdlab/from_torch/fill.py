@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from wdlab._core.names import first_few
 from wdlab.from_torch.names import Source, as_numpy, laid_out
 from wdlab.from_torch.state import TorchState
 from wdlab.rules import leaves_with_paths
@@ -85,7 +86,7 @@ class Filler:
         if path not in self.sources:
             raise ValueError(
                 f"tx needs {key!r} of {path!r}, and no parameter of torch's optimizer goes there. "
-                f"It had {', '.join(self.saved.names[:5])}, ...: correct names, or freeze "
+                f"It had {first_few(self.saved.names)}: correct names, or freeze "
                 f"{path!r} here too, Group({path!r}, frozen=True)."
             )
         name = self.sources[path].name

@@ -4,6 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 from wdlab._core.checks import check_number, check_schedule
+from wdlab._core.names import first_few
 from wdlab.rules import Ndim, Rule, decisions, nearest_path, scale_value
 from wdlab.schedules import ScalarOrSchedule, value_at
 
@@ -126,7 +127,7 @@ def assign_groups(params: PyTree, groups: tuple[Group, ...]) -> list[Assignment]
     if homeless:
         raise ValueError(
             f"{len(homeless)} parameter(s) are in none of the {len(groups)} groups: "
-            f"{', '.join(homeless[:5])}{', ...' if len(homeless) > 5 else ''}. End the groups with "
+            f"{first_few(homeless)}. End the groups with "
             "Group('.*') for the rest."
         )
     return [Assignment(d.path, d.leaf, groups[int(d.scale)]) for d in made]

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from wdlab._core.checks import check_choice
 from wdlab.rules import leaves_with_paths, nearest_path
 
 PyTree = Any
@@ -91,11 +92,8 @@ def widths(
 
     Source: Yang et al., https://arxiv.org/abs/2203.03466, Tables 3 and 8; mup 1.0.0, infshape.py.
     """
-    if layout not in get_args(Layout):
-        raise ValueError(
-            f"layout must be 'in_out' (Flax, Haiku: kernels end in (in, out)) or 'out_in' (torch, "
-            f"Equinox: weights start with (out, in)), got {layout!r}."
-        )
+    hint = "Flax, Haiku: kernels end in (in, out); torch, Equinox: weights start with (out, in)."
+    check_choice("layout", layout, get_args(Layout), hint=hint)
     wanted = _shapes(target)
     bases, deltas = _shapes(base), _shapes(target if delta is None else delta)
     _check_same("base", bases, wanted)

@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 import optax
 
-from wdlab._core.checks import check_number
+from wdlab._core.checks import check_choice, check_number
 from wdlab.groups.chains import grouped
 from wdlab.groups.group import Group
 from wdlab.groups.layer_widths import Layout, Width, widths
@@ -56,8 +56,7 @@ def mup_groups(
     ...                                                             scale_decay=True)]
     [(0.25, 4.0)]
     """
-    if optimizer not in ("adam", "sgd"):
-        raise ValueError(f"optimizer must be 'adam' or 'sgd', got {optimizer!r}.")
+    check_choice("optimizer", optimizer, ("adam", "sgd"))
     by_factor: dict[float, list[str]] = {}
     for width in widths:
         by_factor.setdefault(_divisor(width, optimizer), []).append(re.escape(width.path))

@@ -2,7 +2,7 @@
 
 import re
 
-from wdlab._core.checks import check_number
+from wdlab._core.checks import check_number, check_whole
 from wdlab.groups.group import Group
 from wdlab.rules import DEEPSPEED_CHAT
 from wdlab.schedules import ScalarOrSchedule
@@ -98,8 +98,7 @@ def layerwise(
     timm/optim/_param_groups.py, ``param_groups_layer_decay``.
     """
     check_number("decay", decay, high=1.0, low_open=True)
-    if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 1:
-        raise ValueError(f"num_layers must be a whole number >= 1, got {num_layers!r}.")
+    check_whole("num_layers", num_layers)
     if "{layer}" not in layers:
         raise ValueError(
             f"layers must hold {{layer}} where the block's number is, got {layers!r}. Write for "

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdlab._core.checks import check_number
+from wdlab._core.checks import check_number, check_whole
 from wdlab.schedules import ScalarOrSchedule, peak_value
 
 
@@ -67,8 +67,7 @@ def decay_profile(
     kappa = 1.0 if multiplier is None else multiplier
     check_number("weight_decay", weight_decay, schedule=True)
     check_number("multiplier", kappa, schedule=True)
-    if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
-        raise ValueError(f"total_steps must be a whole number >= 1, got {total_steps!r}.")
+    check_whole("total_steps", total_steps)
     shrinks = _values(weight_decay, total_steps) * _values(kappa, total_steps)
     known = (peak_value(weight_decay), peak_value(kappa))
     peak = float(shrinks.max()) if None in known else math.prod(p or 0.0 for p in known)

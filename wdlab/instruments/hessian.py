@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from wdlab._core.checks import check_number
+from wdlab._core.checks import check_choice, check_number
 from wdlab._core.dtypes import widen
 from wdlab.instruments.jacobians import Estimate, rademacher_like
 from wdlab.instruments.lanczos import lanczos
@@ -195,8 +195,7 @@ def hessian_eigenvalues(
     """
     steps = min(steps, sum(jnp.size(leaf) for leaf in jax.tree.leaves(params)))
     check_number("k", k, low=1, high=steps)
-    if which not in ("largest", "magnitude"):
-        raise ValueError(f"which must be 'largest' or 'magnitude', got {which!r}.")
+    check_choice("which", which, ("largest", "magnitude"))
     values, bounds = _ritz_values(loss, params, key, batches, steps)
     order = jnp.argsort(-jnp.abs(values) if which == "magnitude" else -values)[:k]
     return Eigenvalues(values[order], bounds[order])

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from wdlab._core.checks import check_number
+from wdlab._core.checks import check_choice, check_number
 from wdlab._core.dtypes import widen
 from wdlab.instruments.metrics import angular_update
 from wdlab.instruments.norms import norm
@@ -116,8 +116,7 @@ def predicted_norm(
     >>> float(predicted_norm(4.0, 0.25, 0.125, "normalized"))
     2.0
     """
-    if step_size not in get_args(StepSize):
-        raise ValueError(f"step_size must be 'gradient' or 'normalized', got {step_size!r}.")
+    check_choice("step_size", step_size, get_args(StepSize))
     ratio = jnp.asarray(step_norm) / rotation
     return ratio if step_size == "normalized" else jnp.sqrt(ratio * weight_norm)
 

@@ -6,13 +6,13 @@ The parts stand alone: :mod:`wdlab.preconditioners.factored` (second moments),
 What each system does with them is data: :data:`wdlab.conventions.adafactor_presets.PRESETS`.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from wdlab._core.checks import check_number, check_schedule
+from wdlab._core.checks import check_choice, check_number, check_schedule
 from wdlab._core.dtypes import in_float32
 from wdlab.decay import add_l2_gradient, decay_then_step, decay_weights
 from wdlab.optimizers.assembly import scale_by_negative
@@ -190,8 +190,7 @@ def _step_parts(
     momentum_of: str,
 ) -> tuple[optax.GradientTransformation, ...]:
     """Orders the parts of the step: the place of the average says what is averaged."""
-    if momentum_of not in ("step", "direction"):
-        raise ValueError(f"momentum_of must be 'step' or 'direction'; got {momentum_of!r}.")
+    check_choice("momentum_of", momentum_of, get_args(MomentumOf))
     if momentum_of == "direction":
         return direction, average, size, signed
     return direction, size, signed, average

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from wdlab._core.checks import check_number, concrete, is_zero
+from wdlab._core.checks import check_choice, check_number, concrete, is_zero
 from wdlab.preconditioners.moments import one_minus_power, rectification
 
 Epsilon = Literal["outside", "hat", "inside"]
@@ -62,7 +62,7 @@ class AdamFormulas:
             ("second_moment", SecondMoment),
             ("amsgrad", Amsgrad),
         ):
-            _check_name(name, getattr(self, name), get_args(names))
+            check_choice(name, getattr(self, name), get_args(names))
         if not isinstance(self.bias_correction, bool):
             raise TypeError(f"bias_correction must be True or False, got {self.bias_correction!r}.")
         if self.rectification_threshold is not None:
@@ -181,13 +181,6 @@ class AdamFormulas:
 
     def _rooted(self, v: jax.Array) -> jax.Array:
         return v if is_zero(self.eps_root) else v + _like(self.eps_root, v)
-
-
-def _check_name(argument: str, value: object, names: tuple[str, ...]) -> None:
-    """Refuses a convention's name that is none of ``names``."""
-    if value not in names:
-        known = ", ".join(repr(name) for name in names)
-        raise ValueError(f"{argument} must be one of {known}; got {value!r}.")
 
 
 def _like(value: ArrayLike, array: jax.Array) -> Any:

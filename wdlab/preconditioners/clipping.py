@@ -1,7 +1,7 @@
 """Clipping in forms that need no copy of the gradients."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import optax
 from jax.typing import ArrayLike
 
 from wdlab._core.anew import anew
-from wdlab._core.checks import check_number
+from wdlab._core.checks import check_choice, check_number
 from wdlab._core.dtypes import moment_dtype, working_dtype
 from wdlab.schedules import ScalarOrSchedule
 
@@ -116,8 +116,7 @@ def clipping_divisor(
     4.0
     """
     check_number("threshold", threshold, low_open=True)
-    if direction not in ("down", "up"):
-        raise ValueError(f"direction must be 'down' or 'up'; got {direction!r}.")
+    check_choice("direction", direction, get_args(ClippingDirection))
 
     def divisor(rms: jax.Array) -> jax.Array:
         d = jnp.asarray(threshold, rms.dtype)

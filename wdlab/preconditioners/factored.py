@@ -14,7 +14,7 @@ import optax
 from jax.typing import ArrayLike
 
 from wdlab._core.anew import anew
-from wdlab._core.checks import check_number, check_schedule
+from wdlab._core.checks import check_choice, check_number, check_schedule
 from wdlab._core.dtypes import moment_dtype
 from wdlab.decay import next_count
 from wdlab.schedules import beta2_power, value_at
@@ -234,10 +234,5 @@ def _check(beta2: Any, axes: str, min_size: int | None, eps: Any, epsilon: str) 
         check_number("min_dim_size_to_factor", min_size, low=1)
     if eps is not None:
         check_number("eps", eps)
-    for name, value, known in (
-        ("axes", axes, get_args(FactoredAxes)),
-        ("epsilon", epsilon, get_args(FactoredEpsilon)),
-    ):
-        if value not in known:
-            names = ", ".join(map(repr, known))
-            raise ValueError(f"{name} must be one of {names}; got {value!r}.")
+    check_choice("axes", axes, get_args(FactoredAxes))
+    check_choice("epsilon", epsilon, get_args(FactoredEpsilon))

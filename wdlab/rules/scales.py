@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from wdlab._core.names import first_few
 from wdlab.rules.paths import leaves_with_paths, masked_paths, nearest_path
 from wdlab.rules.presets import (
     ALL,
@@ -125,8 +126,8 @@ def decisions(params: PyTree, rules: PyTree) -> list[Decision]:
     if unmatched:
         raise ValueError(
             f"{len(unmatched)} parameter(s) match none of the {len(rules)} rules: "
-            f"{_first(unmatched)}. End the rules with Rule('.*', scale) to say what happens to the "
-            "rest."
+            f"{first_few(unmatched)}. End the rules with Rule('.*', scale) to say what happens to "
+            "the rest."
         )
     return made
 
@@ -160,12 +161,12 @@ def _decisions_from_tree(
     if strangers:
         near = nearest_path(strangers[0], missing or [path for path, _ in leaves])
         raise ValueError(
-            f"rules: the pytree names {_first(strangers)}, which params do not have"
+            f"rules: the pytree names {first_few(strangers)}, which params do not have"
             + (f"; the nearest parameter is {near!r}." if near else ".")
         )
     if missing:
         raise ValueError(
-            f"rules: the pytree says nothing of {len(missing)} parameter(s): {_first(missing)}. "
+            f"rules: the pytree says nothing of {len(missing)} parameter(s): {first_few(missing)}. "
             "Give each a float, or a parent of theirs one for all."
         )
     return made
@@ -184,10 +185,6 @@ def _none_as_string(tree: PyTree) -> PyTree:
 def _prefixes(path: str) -> list[str]:
     parts = path.split("/")
     return ["/".join(parts[:n]) for n in range(len(parts), -1, -1)]
-
-
-def _first(paths: list[str], most: int = 5) -> str:
-    return ", ".join(paths[:most]) + (", ..." if len(paths) > most else "")
 
 
 def decay_scales(params: PyTree, rules: PyTree) -> PyTree:
@@ -252,13 +249,14 @@ def check_rules(params: PyTree, rules: PyTree, *, allow_uniform: bool = False) -
     if made and not allow_uniform and len(entries) > 1 and len(decayed) in (0, len(made)):
         what = "every parameter decays" if decayed else "no parameter decays"
         raise ValueError(
-            f"Under these rules {what} ({_first([d.path for d in made])}). If that is meant, pass "
-            "allow_uniform=True or say it with one rule, rules=(Rule('.*', scale),)."
+            f"Under these rules {what} ({first_few([d.path for d in made])}). If that is meant, "
+            "pass allow_uniform=True or say it with one rule, rules=(Rule('.*', scale),)."
         )
     if decayed and not allow_uniform and _looks_inverted(made):
         raise ValueError(
-            f"Under these rules only biases and norms decay ({_first([d.path for d in decayed])}): "
-            "a scale of 1 means decay, 0 means exempt. Pass allow_uniform=True if that is meant."
+            "Under these rules only biases and norms decay "
+            f"({first_few([d.path for d in decayed])}): a scale of 1 means decay, 0 means exempt. "
+            "Pass allow_uniform=True if that is meant."
         )
 
 
@@ -294,5 +292,7 @@ def warn_if_idle(params: PyTree, rules: PyTree) -> None:
     entries = rules if _are_rules(rules) else jax.tree.leaves(rules)
     if len(entries) > 1 and not any(decision.scale > 0 for decision in made):
         warnings.warn(
-            f"No parameter decays under these rules ({_first(paths)}).", RuleWarning, stacklevel=3
+            f"No parameter decays under these rules ({first_few(paths)}).",
+            RuleWarning,
+            stacklevel=3,
         )

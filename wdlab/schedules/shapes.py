@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_number
+from wdlab._core.checks import check_number, check_whole
 from wdlab.schedules.schedule import Schedule
 
 
@@ -43,8 +43,8 @@ def warmup_cosine(
     """
     check_number("peak", peak, low_open=True)
     check_number("end", end, high=peak)
-    _check_steps("warmup_steps", warmup_steps, least=0)
-    _check_steps("decay_steps", decay_steps, least=warmup_steps + 1)
+    check_whole("warmup_steps", warmup_steps, least=0)
+    check_whole("decay_steps", decay_steps, least=warmup_steps + 1)
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup_steps else peak,
         peak_value=peak,
@@ -71,7 +71,7 @@ def warmup_constant(peak: float, *, warmup_steps: int) -> Schedule:
     [0.0, 0.5, 1.0]
     """
     check_number("peak", peak, low_open=True)
-    _check_steps("warmup_steps", warmup_steps, least=1)
+    check_whole("warmup_steps", warmup_steps)
     return _of_float(optax.linear_schedule(0.0, peak, warmup_steps), peak)
 
 
@@ -86,8 +86,8 @@ def warmup_linear(
     """
     check_number("peak", peak, low_open=True)
     check_number("end", end, high=peak)
-    _check_steps("warmup_steps", warmup_steps, least=0)
-    _check_steps("decay_steps", decay_steps, least=warmup_steps + 1)
+    check_whole("warmup_steps", warmup_steps, least=0)
+    check_whole("decay_steps", decay_steps, least=warmup_steps + 1)
     rise = optax.linear_schedule(0.0, peak, warmup_steps)
     fall = optax.linear_schedule(peak, end, decay_steps - warmup_steps)
     return _of_float(optax.join_schedules([rise, fall], [warmup_steps]), peak)
@@ -100,7 +100,7 @@ def warmup_inverse_sqrt(peak: float, *, warmup_steps: int) -> Schedule:
     [0.0, 0.5, 1.0, 0.5]
     """
     check_number("peak", peak, low_open=True)
-    _check_steps("warmup_steps", warmup_steps, least=1)
+    check_whole("warmup_steps", warmup_steps)
 
     def value(count: Any) -> jax.Array:
         fraction = count / warmup_steps
@@ -112,8 +112,3 @@ def warmup_inverse_sqrt(peak: float, *, warmup_steps: int) -> Schedule:
 def _of_float(schedule: Callable[[Any], Any], peak: float) -> Schedule:
     """Counts in the default float: JAX divides int32 in float32 even where float64 is on."""
     return Schedule(lambda count: schedule(jnp.asarray(count, jnp.result_type(float))), peak)
-
-
-def _check_steps(name: str, steps: Any, *, least: int) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < least:
-        raise ValueError(f"{name} must be a whole number of steps >= {least}, got {steps!r}.")

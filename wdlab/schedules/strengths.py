@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_number, check_schedule
+from wdlab._core.checks import check_choice, check_number, check_schedule, check_whole
 from wdlab.schedules.schedule import ScalarOrSchedule, Schedule, peak_of
 
 _LARGEST_COUNT = 2**31 - 1
@@ -85,8 +85,7 @@ def weight_decay_from_timescale(
     check_number("steps_per_epoch", steps_per_epoch, low_open=True)
     check_number("learning_rate", learning_rate, low_open=True, schedule=True)
     check_schedule("learning_rate", learning_rate)
-    if hold not in ("peak", "step"):
-        raise ValueError(f"hold must be 'peak' or 'step', got {hold!r}.")
+    check_choice("hold", hold, ("peak", "step"))
     steps = timescale * steps_per_epoch
     if hold == "peak" or not callable(learning_rate):
         return 1 / (peak_of(learning_rate, peak, why="The timescale at the peak") * steps)
@@ -222,14 +221,3 @@ def _position(count: Any, first_steps: int, factor: int) -> tuple[jax.Array, jax
     index = jnp.sum(count >= jnp.asarray(starts, jnp.int32)) - 1
     lengths = jnp.asarray([first_steps * factor**i for i in range(len(starts))], dtype)
     return (count - jnp.asarray(starts, jnp.int32)[index]).astype(dtype), lengths[index]
-
-
-def check_whole(name: str, value: Any, *, least: int = 1) -> None:
-    """Refuses what is no whole number of at least ``least``.
-
-    >>> check_whole("factor", 1.5)
-    Traceback (most recent call last):
-    ValueError: factor must be a whole number >= 1, got 1.5.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}.")

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from wdlab._core.checks import check_whole
 from wdlab.sweep.grid import SEED, Grid, make_grid
 from wdlab.sweep.program import FINITE, Program, Traced, Train, compile_program, trace
 from wdlab.sweep.table import DIVERGED, OK, STATUS, Results, Row, Table, to_table
@@ -73,8 +74,9 @@ def sweep(
     (6, ['ok', 'ok', 'diverged', 'diverged'], 0.5)
     """
     checked = make_grid(grid, seeds)
-    _check_whole("chunk", chunk)
-    _check_whole("memory_bytes", memory_bytes)
+    for name, value in (("chunk", chunk), ("memory_bytes", memory_bytes)):
+        if value is not None:
+            check_whole(name, value)
     devices = jax.devices() if devices is None else list(devices)
     if not devices or len({device.platform for device in devices}) > 1:
         raise ValueError(f"devices must be one or more, of one platform, got {devices}.")
@@ -99,11 +101,6 @@ def sweep(
                 results.append(new) if results is not None else rows.extend(new)
                 advance(len(new))
     return to_table(list(checked.axes), header, rows)
-
-
-def _check_whole(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"{name} must be a whole number >= 1, or None, got {value!r}.")
 
 
 def _open(

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from wdlab._core.files import replacing
+
 STATUS, OK, DIVERGED = "status", "ok", "diverged"
 Row = tuple[Any, ...]
 
@@ -193,9 +195,8 @@ def _claim(path: Path, description: Mapping[str, Any]) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_text(text)
 
 
 def digest_text(text: str) -> str:

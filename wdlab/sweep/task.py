@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from wdlab._core.checks import check_whole
 from wdlab._core.dtypes import in_float32
 from wdlab.decay import add_l2_gradient, decay_weights
 from wdlab.preconditioners import scale_by_adam
@@ -63,8 +64,7 @@ def train_function(
     True
     """
     for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number >= 1, got {value!r}.")
+        check_whole(name, value)
     data = jax.tree.map(np.asarray, data)
     sizes = {len(leaf) for leaf in jax.tree.leaves(data)}
     if len(sizes) != 1 or 0 in sizes:

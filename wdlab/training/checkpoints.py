@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from wdlab._core.names import first_few
 from wdlab.training.checksum import layout, leaf_checksums, named_leaves
 from wdlab.training.orbax_io import (
     CheckpointError,
@@ -29,7 +30,7 @@ from wdlab.training.orbax_io import (
     together,
     without_asyncio_reports,
 )
-from wdlab.training.settings import first_of, setting_differences
+from wdlab.training.settings import setting_differences
 
 PyTree = Any
 
@@ -220,10 +221,10 @@ class Checkpoints:
         where = f"checkpoint {self._where}/{step}"
         changes = setting_differences(body["settings"], self._settings) if check_settings else []
         if changes:
-            raise CheckpointError(f"{where} was made with other settings: {first_of(changes)}")
+            raise CheckpointError(f"{where} was made with other settings: {first_few(changes)}")
         here = {name: layout(leaf) for name, leaf in named_leaves(like).items()}
         if changes := setting_differences(body["layout"], here):
-            raise CheckpointError(f"{where} holds other arrays: {first_of(changes)}")
+            raise CheckpointError(f"{where} holds other arrays: {first_few(changes)}")
 
     def _set_aside(self, damaged: Iterable[int]) -> None:
         """Renames damaged steps, on the first process; the others wait for it."""

@@ -15,8 +15,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
+from wdlab._core.names import first_few
 from wdlab.training.checksum import leaf_checksums, named_leaves
-from wdlab.training.settings import first_of
 
 try:
     import fcntl
@@ -194,7 +194,7 @@ def read_state(step_folder: epath.Path, checksums: Mapping[str, list[int]], like
     sums = leaf_checksums({name: leaves[name] for name in abstract})
     wrong = [name for name, pair in sums.items() if pair.tolist() != checksums[name]]
     if wrong:
-        raise ValueError(f"{len(wrong)} array(s) fail their checksum: {first_of(wrong)}")
+        raise ValueError(f"{len(wrong)} array(s) fail their checksum: {first_few(wrong)}")
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in abstract])
 
 

@@ -13,7 +13,6 @@ import optax
 from wdlab.instruments import decay_plan, plan_differences
 
 PyTree = Any
-_MOST_NAMED = 5  # Differences named in one message.
 
 
 def run_settings(
@@ -80,16 +79,6 @@ def setting_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> lis
         else:
             lines.append(f"{key} is {_short(there)} there, {_short(here)} here")
     return lines
-
-
-def first_of(items: list[str]) -> str:
-    """Joins the first few, and counts the others.
-
-    >>> first_of(list("abcdefg"))
-    'a, b, c, d, e and 2 more'
-    """
-    more = len(items) - _MOST_NAMED
-    return ", ".join(items[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _is_plan(value: Any) -> bool:

@@ -1,0 +1,30 @@
+"""Names in messages: the one that was meant, and the first few of many."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+def nearest(name: object, known: Iterable[str], cutoff: float = 0.0) -> str | None:
+    """Returns the known name most like ``name``, in any case; None if all are less like it.
+
+    Args:
+      name: What the user wrote.
+      known: The names there are.
+      cutoff: Least likeness, in [0, 1]; 0 always finds one.
+
+    >>> nearest("torch.adamw", ["torch.Adam", "torch.AdamW"]), nearest("z", ["adam"], 0.6)
+    ('torch.AdamW', None)
+    """
+    lowered = {key.lower(): key for key in known}
+    found = difflib.get_close_matches(str(name).lower(), lowered, n=1, cutoff=cutoff)
+    return lowered[found[0]] if found else None
+
+
+def first_few(items: Sequence[str], most: int = 5) -> str:
+    """Joins the first few, and counts the others.
+
+    >>> first_few("abcdefg"), first_few(["a"])
+    ('a, b, c, d, e and 2 more', 'a')
+    """
+    more = len(items) - most
+    return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")
