@@ -76,6 +76,7 @@ class Convention:
       rules: The parameters that do not decay unless told otherwise.
       traps: What bites those who take the number elsewhere.
       refused: Arguments of the original that are not built, with what to write instead.
+      required: Required arguments, with what to write where the original does without.
       make: Builds the transformation.
       coupling_of: The coupling for other arguments than the defaults.
       factor_of: Shrink at the peak over ``lambda lr**power``, where it is not 1.
@@ -101,6 +102,7 @@ class Convention:
     rules: tuple[Rule, ...] = ALL
     traps: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
+    required: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
     make: Callable[[Request], optax.GradientTransformation] = field(repr=False, compare=False)
     coupling_of: Callable[[Mapping[str, Any]], str] | None = field(
         default=None, repr=False, compare=False
@@ -116,8 +118,8 @@ class Convention:
     )
 
     def __post_init__(self):
-        object.__setattr__(self, "defaults", MappingProxyType(dict(self.defaults)))
-        object.__setattr__(self, "refused", MappingProxyType(dict(self.refused)))
+        for name in ("defaults", "refused", "required"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property
     def system(self) -> str:
@@ -199,7 +201,7 @@ class Convention:
         arguments = self.complete(hyperparameters)
         missing = [name for name, value in arguments.items() if value is REQUIRED]
         if missing:
-            hint = self.refused.get(f"{missing[0]}?", "The original has no default for it either.")
+            hint = self.required.get(missing[0], "The original has no default for it either.")
             raise TypeError(f"{self.name}: {missing[0]} is required. {hint}")
         if learning_rate is not None:
             check_number("learning_rate", learning_rate, schedule=True)

@@ -4,9 +4,9 @@ import optax
 
 from wdlab._core.dtypes import in_float32
 from wdlab.conventions.convention import REQUIRED, Convention, Request
-from wdlab.conventions.parts import momentum, rate_of, signed_step, with_decay
+from wdlab.conventions.parts import momentum, rate_of, with_decay
 from wdlab.decay import decay_weights
-from wdlab.optimizers import adafactor
+from wdlab.optimizers import adafactor, scale_by_learning_rate
 from wdlab.preconditioners import scale_by_adam, scale_by_lion
 from wdlab.rules import BERT
 from wdlab.schedules import multiplier_of
@@ -53,7 +53,9 @@ def _sgd(request: Request) -> optax.GradientTransformation:
     decay = decay_weights(
         request.weight_decay, multiplier=multiplier_of(request.coupling, rate), rules=request.rules
     )
-    return in_float32(optax.chain(signed_step(rate), momentum(decayed, nesterov=nesterov), decay))
+    return in_float32(
+        optax.chain(scale_by_learning_rate(rate), momentum(decayed, nesterov=nesterov), decay)
+    )
 
 
 def _adafactor(request: Request) -> optax.GradientTransformation:

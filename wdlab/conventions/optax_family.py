@@ -6,9 +6,9 @@ import optax
 
 from wdlab._core.dtypes import in_float32
 from wdlab.conventions.convention import Convention, Request
-from wdlab.conventions.parts import optax_adam, rate_of, signed_step, with_decay
+from wdlab.conventions.parts import optax_adam, rate_of, with_decay
 from wdlab.decay import add_l2_gradient
-from wdlab.optimizers import adafactor
+from wdlab.optimizers import adafactor, scale_by_learning_rate
 from wdlab.preconditioners import scale_by_lion
 
 _OPTAX = "https://github.com/google-deepmind/optax/blob/v0.2.8/optax/_src/alias.py"
@@ -37,7 +37,7 @@ def _lamb(request: Request) -> optax.GradientTransformation:
             optax_adam(request),
             add_l2_gradient(request.weight_decay, rules=request.rules),
             optax.stateless(lambda u, p: jax.tree.map(_scaled_by_trust_ratio, u, p)),
-            signed_step(rate_of(request)),
+            scale_by_learning_rate(rate_of(request)),
         )
     )
 

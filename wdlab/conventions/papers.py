@@ -9,9 +9,9 @@ import optax
 from wdlab._core.checks import check_number
 from wdlab._core.dtypes import in_float32
 from wdlab.conventions.convention import REQUIRED, Convention, Request
-from wdlab.conventions.parts import adam_direction, momentum, rate_of, signed_step, with_decay
+from wdlab.conventions.parts import adam_direction, momentum, rate_of, with_decay
 from wdlab.decay import decay_weights
-from wdlab.optimizers import adafactor
+from wdlab.optimizers import adafactor, scale_by_learning_rate
 from wdlab.preconditioners import scale_by_adam
 from wdlab.schedules import cosine_restarts, multiplier_of, relative_step, restarts_weight_decay
 
@@ -28,7 +28,7 @@ def _sgdw(request: Request) -> optax.GradientTransformation:
     rate = rate_of(request)
     multiplier = multiplier_of("schedule", rate, request.peak_learning_rate)
     decay = decay_weights(request.weight_decay, multiplier=multiplier, rules=request.rules)
-    return in_float32(optax.chain(signed_step(rate), momentum(request["beta1"]), decay))
+    return in_float32(optax.chain(scale_by_learning_rate(rate), momentum(request["beta1"]), decay))
 
 
 def _adamw(request: Request) -> optax.GradientTransformation:
@@ -50,7 +50,7 @@ def _adamwr(request: Request) -> optax.GradientTransformation:
     if normalized > 0:
         strength = restarts_weight_decay(normalized, first_steps=steps, factor=factor)
     decay = decay_weights(strength, multiplier=multiplier, rules=request.rules)
-    return in_float32(optax.chain(direction, signed_step(rate), decay))
+    return in_float32(optax.chain(direction, scale_by_learning_rate(rate), decay))
 
 
 def _adafactor(request: Request) -> optax.GradientTransformation:
@@ -126,7 +126,7 @@ CONVENTIONS = (
         bias_correction=_CORRECTED,
         learning_rate=1e-3,
         defaults={**_ADAM_DEFAULTS, "first_steps": REQUIRED, "factor": 1},
-        refused={"first_steps?": "Write first_steps=, the updates in the first restart."},
+        required={"first_steps": "Write first_steps=, the updates in the first restart."},
         traps=(
             "weight_decay is normalized: 0.025 over 10,000 steps is a lambda of 2.5e-4",
             "a number as the learning rate is restarted by first_steps and factor; a schedule is "

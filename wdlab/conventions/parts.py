@@ -153,16 +153,6 @@ def product(a: ScalarOrSchedule, b: ScalarOrSchedule) -> ScalarOrSchedule:
     return Schedule(at, first * second)
 
 
-def signed_step(rate: ScalarOrSchedule) -> optax.GradientTransformation:
-    """Multiplies by ``-lr_t``, keeping its count in the state for numbers too.
-
-    >>> tx = signed_step(0.5)
-    >>> float(tx.update(jnp.array(4.0), tx.init(jnp.array(4.0)))[0])
-    -2.0
-    """
-    return optax.scale_by_schedule(lambda count: -jnp.asarray(value_at(rate, count)))
-
-
 def momentum(
     decay: float, *, dampening: float = 0.0, nesterov: bool = False
 ) -> optax.GradientTransformation:

@@ -7,8 +7,9 @@ import optax
 
 from wdlab._core.dtypes import in_float32, step_number
 from wdlab.conventions.convention import REQUIRED, Convention, Request
-from wdlab.conventions.parts import rate_of, signed_step, with_decay
+from wdlab.conventions.parts import rate_of, with_decay
 from wdlab.decay import decay_weights
+from wdlab.optimizers import scale_by_learning_rate
 from wdlab.preconditioners import (
     clip_by_block_rms,
     one_minus_power,
@@ -50,7 +51,7 @@ def _praxis_adafactor(request: Request) -> optax.GradientTransformation:
         parts.append(clip_by_block_rms(request["clip_threshold"]))
     if request["multiply_by_parameter_scale"]:
         parts.append(scale_by_parameter_scale(request["epsilon2_param_scale_reg"]))
-    parts.append(signed_step(rate))
+    parts.append(scale_by_learning_rate(rate))
     if beta1:
         kept = jnp.dtype(request["quantized_dtype"]) if request["quantized_dtype"] else None
         kept = None if kept == jnp.float32 else kept
@@ -134,9 +135,11 @@ CONVENTIONS = (
             "multiply_by_parameter_scale": False,
             "epsilon2_param_scale_reg": 1e-3,
         },
+        required={
+            "decay_method": "Write decay_method='adam', decay_adam=0.99, or decay_method='pow', "
+            "decay_pow=0.8."
+        },
         refused={
-            "decay_method?": "Write decay_method='adam', decay_adam=0.99, or decay_method='pow', "
-            "decay_pow=0.8.",
             "layerwise_adaptation": "Chain optax.scale_by_trust_ratio yourself.",
             "sort_factored_second_moment_dims": "Leaves are factored over their last two axes.",
             "min_dim_size_to_factor": "It acts with sort_factored_second_moment_dims only.",

@@ -13,10 +13,10 @@ from wdlab.conventions.parts import (
     momentum,
     pair,
     rate_of,
-    signed_step,
     with_decay,
 )
 from wdlab.decay import decay_weights, step_then_decay
+from wdlab.optimizers import scale_by_learning_rate
 from wdlab.preconditioners import scale_by_adam, scale_by_lion
 from wdlab.schedules import multiplier_of
 
@@ -37,7 +37,7 @@ def _transformers_adamw(request: Request) -> optax.GradientTransformation:
     decay = decay_weights(
         request.weight_decay, multiplier=multiplier_of("lr", rate), rules=request.rules
     )
-    return in_float32(step_then_decay(optax.chain(direction, signed_step(rate)), decay))
+    return in_float32(step_then_decay(optax.chain(direction, scale_by_learning_rate(rate)), decay))
 
 
 def _hat_adam(request: Request) -> optax.GradientTransformation:

@@ -14,10 +14,10 @@ from wdlab.conventions.parts import (
     pair,
     product,
     rate_of,
-    signed_step,
 )
 from wdlab.decay import decay_weights
 from wdlab.groups import grouped, mup_groups
+from wdlab.optimizers import scale_by_learning_rate
 from wdlab.preconditioners import scale_by_adam
 from wdlab.rules import Rule
 from wdlab.schedules import squared
@@ -67,16 +67,16 @@ def _modded(request: Request) -> optax.GradientTransformation:
         ties="keep",
     )
     direction = scale_by_adam(b1, b2, request["eps"], epsilon="hat")
-    return in_float32(optax.chain(direction, signed_step(rate), decay))
+    return in_float32(optax.chain(direction, scale_by_learning_rate(rate), decay))
 
 
 _MUP = {
     "version": "mup 1.0.0",
     "source": "https://github.com/microsoft/mup/blob/main/mup/optim.py",
     "order": "in the gradient",
-    "refused": {
-        "widths?": "Write widths=wdlab.groups.widths(base_params, params, layout='in_out').",
-        "impl": "Choose MuSGD, MuAdam or MuAdamW by name.",
+    "refused": {"impl": "Choose MuSGD, MuAdam or MuAdamW by name."},
+    "required": {
+        "widths": "Write widths=wdlab.groups.widths(base_params, params, layout='in_out')."
     },
 }
 _MUP_ADAM_DEFAULTS = {

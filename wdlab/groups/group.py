@@ -120,17 +120,18 @@ def assign_groups(params: PyTree, groups: tuple[Group, ...]) -> list[Assignment]
     [1.0, 10.0]
     """
     groups = normalize_groups(groups)
-    # The scale of a matching rule is the group's index; the last rule catches what is in none.
-    rules = [Rule(group.pattern, i, ndim=group.ndim) for i, group in enumerate(groups)]
-    made = decisions(params, (*rules, Rule(".*", len(groups))))
-    homeless = [decision.path for decision in made if decision.scale == len(groups)]
-    if homeless:
+    rules = [Rule(group.pattern, ndim=group.ndim) for group in groups]
+    rest = Rule(".*")
+    group_of = {id(rule): group for rule, group in zip(rules, groups, strict=True)}
+    made = decisions(params, (*rules, rest))
+    left = [decision.path for decision in made if decision.rule is rest]
+    if left:
         raise ValueError(
-            f"{len(homeless)} parameter(s) are in none of the {len(groups)} groups: "
-            f"{first_few(homeless)}. End the groups with "
+            f"{len(left)} parameter(s) are in none of the {len(groups)} groups: "
+            f"{first_few(left)}. End the groups with "
             "Group('.*') for the rest."
         )
-    return [Assignment(d.path, d.leaf, groups[int(d.scale)]) for d in made]
+    return [Assignment(d.path, d.leaf, group_of[id(d.rule)]) for d in made]
 
 
 def check_groups(params: PyTree, groups: tuple[Group, ...]) -> None:

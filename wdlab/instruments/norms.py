@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from wdlab._core.dtypes import widen
 from wdlab.rules import decisions, leaves_with_paths, nearest_path
@@ -26,7 +27,7 @@ def norm(tree: PyTree) -> jax.Array:
     >>> float(norm({"a": jnp.array([3.0]), "b": jnp.array(4.0)}))
     5.0
     """
-    return jnp.sqrt(dot(tree, tree))
+    return optax.tree.norm(widen(tree))
 
 
 def rms(tree: PyTree) -> jax.Array:

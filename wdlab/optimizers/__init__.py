@@ -1,7 +1,7 @@
 """Optimizers as chains short enough to see where the decay sits; the coupling has no default."""
 
 from wdlab.optimizers.adafactor_chain import adafactor, scale_by_adafactor
-from wdlab.optimizers.assembly import assemble
+from wdlab.optimizers.assembly import assemble, scale_by_learning_rate
 from wdlab.optimizers.chains import adam, adamw, lionw, radamw, sgd, sgdw
 from wdlab.optimizers.injection import inject_hyperparams
 from wdlab.optimizers.stable_decay import adams
@@ -16,6 +16,7 @@ __all__ = [
     "lionw",
     "radamw",
     "scale_by_adafactor",
+    "scale_by_learning_rate",
     "sgd",
     "sgdw",
 ]

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike, DTypeLike
 from wdlab._core.checks import check_choice, check_number, check_schedule
 from wdlab._core.dtypes import in_float32
 from wdlab.decay import add_l2_gradient, decay_then_step, decay_weights
-from wdlab.optimizers.assembly import scale_by_negative
+from wdlab.optimizers.assembly import scale_by_learning_rate
 from wdlab.preconditioners import (
     ClippingDirection,
     FactoredAxes,
@@ -134,7 +134,7 @@ def adafactor(
     parts = _step_parts(
         direction=direction,
         size=_size(parameter_scale, max_parameter_scale),
-        signed=scale_by_negative(rate),
+        signed=scale_by_learning_rate(rate),
         average=_average(momentum, momentum_dtype),
         momentum_of=momentum_of,
     )

@@ -45,7 +45,7 @@ def assemble(
     check_schedule("learning_rate", learning_rate)
     check_number("weight_decay", weight_decay, schedule=True)
     coupling = check_coupling(name, coupling, learning_rate, weight_decay)
-    step = scale_by_negative(learning_rate)
+    step = scale_by_learning_rate(learning_rate)
     if coupling == "l2":
         parts = (add_l2_gradient(weight_decay, rules=rules), direction, step)
     else:
@@ -58,13 +58,14 @@ def assemble(
 _LEARNING_RATE_HINT = "For no learning rate at all, chain the parts of wdlab.decay yourself."
 
 
-def scale_by_negative(learning_rate: ScalarOrSchedule) -> optax.GradientTransformation:
+def scale_by_learning_rate(learning_rate: ScalarOrSchedule) -> optax.GradientTransformation:
     r"""Turns a direction into a step, :math:`u \leftarrow -lr_t u`, keeping dtypes.
 
-    The state is that of ``optax.scale_by_schedule``, for numbers as for schedules. Of thousands of
-    leaves each costs one traced operation here, and three there.
+    The state is that of ``optax.scale_by_schedule``, for numbers as for schedules, where that of
+    ``optax.scale_by_learning_rate`` depends on which it is. Of thousands of leaves each costs one
+    traced operation here, and three there.
 
-    >>> tx = scale_by_negative(0.5)
+    >>> tx = scale_by_learning_rate(0.5)
     >>> tx.update(jnp.ones(1), tx.init(jnp.ones(1)))[0].tolist()
     [-0.5]
     """

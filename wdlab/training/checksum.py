@@ -45,11 +45,9 @@ def leaf_checksum(leaf: jax.Array) -> jax.Array:
       True
     """
     words = _words(leaf)
-    place = jnp.zeros(words.shape, jnp.uint32)
-    for axis, size in enumerate(words.shape):
-        place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    place = positions(words.shape)
     sums = [
-        jnp.sum(_scramble(words ^ _scramble(place + np.uint32(salt))), dtype=jnp.uint32)
+        jnp.sum(scramble(words ^ scramble(place + np.uint32(salt))), dtype=jnp.uint32)
         for salt in (0x9E3779B9, 0x7F4A7C15)
     ]
     return jnp.stack(sums)
@@ -87,8 +85,26 @@ def _words(leaf: jax.Array) -> jax.Array:
     return leaf.astype(jnp.uint32)
 
 
-def _scramble(words: jax.Array) -> jax.Array:
-    """A one-to-one map of uint32 in which every input bit reaches every output bit."""
+def positions(shape: tuple[int, ...]) -> jax.Array:
+    """The number of each entry in row-major order, uint32 (modulo 2^32), made where it is used.
+
+    >>> positions((2, 3)).tolist()
+    [[0, 1, 2], [3, 4, 5]]
+    """
+    place = jnp.zeros(shape, jnp.uint32)
+    for axis, size in enumerate(shape):
+        place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return place
+
+
+def scramble(words: jax.Array) -> jax.Array:
+    """A one-to-one map of uint32 in which every input bit reaches every output bit.
+
+    >>> scramble(jnp.arange(3, dtype=jnp.uint32)).tolist()
+    [0, 1364076727, 821347078]
+
+    Source: the finalizer of MurmurHash3 (A. Appleby, 2011).
+    """
     words = (words ^ (words >> 16)) * np.uint32(0x85EBCA6B)
     words = (words ^ (words >> 13)) * np.uint32(0xC2B2AE35)
     return words ^ (words >> 16)

@@ -24,6 +24,7 @@ import optax
 
 from wdlab._core.checks import check_number, require_params
 from wdlab._core.dtypes import is_16_bit, widen
+from wdlab.training.checksum import positions, scramble
 
 PyTree = Any
 # (parameter, its memory, step in float32, key) -> (new parameter, new memory)
@@ -202,22 +203,10 @@ def uniform_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     >>> noise = uniform_noise(jax.random.key(0), (1000, 100))
     >>> 0.49 < float(noise.mean()) < 0.51 and float(noise.max()) < 1.0
     True
-
-    Source: the mixing is the finalizer of MurmurHash3 (A. Appleby, 2011).
     """
     return (_noise_bits(key, shape) >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
 
 
 def _noise_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    position = jnp.zeros(shape, jnp.uint32)
-    for axis, size in enumerate(shape):
-        position = position * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
     words = jax.random.key_data(key)
-    return _mixed(_mixed(position ^ words[0]) + words[-1])
-
-
-def _mixed(x: jax.Array) -> jax.Array:
-    """A permutation of the 32-bit numbers in which each bit depends on all."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
+    return scramble(scramble(positions(shape) ^ words[0]) + words[-1])
