@@ -57,7 +57,6 @@ def test_block_rms_equals_optax(threshold, x64):
 
 
 def test_clipping_runs_under_vmap_and_grad():
-    """Computing anew goes through a primitive of its own."""
     tx = optax.chain(wdlab.clip_by_global_norm(1.0), wdlab.clip_by_block_rms(0.1))
     clipped = lambda g: tx.update(g, tx.init(g))[0]  # noqa: E731
     grads = jnp.arange(6.0).reshape(2, 3)

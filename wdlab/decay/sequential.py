@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.anew import anew
-
 PyTree = Any
 
 
@@ -106,11 +104,7 @@ def _in_turn(
         zeros = jax.tree.map(jnp.zeros_like, updates)
         for_first, for_second = (updates, zeros) if gradient_to_first else (zeros, updates)
         u1, state1 = first.update(for_first, state.first, params, **extra_args)
-        if gradient_to_first:
-            moved = optax.apply_updates(params, u1)
-        else:  # What the step measures of them is no reason to keep the decayed weights.
-            again = jax.tree.map(lambda p: anew(p)[0], params)
-            moved = optax.apply_updates(again, first.update(zeros, state.first, again)[0])
+        moved = optax.apply_updates(params, u1)
         u2, state2 = second.update(for_second, state.second, moved, **extra_args)
         return jax.tree.map(jnp.add, u1, u2), InTurnState(state1, state2)
 

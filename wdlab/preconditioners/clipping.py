@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from wdlab._core.anew import anew
 from wdlab._core.checks import check_choice, check_number
 from wdlab._core.dtypes import moment_dtype, working_dtype
 from wdlab.schedules import ScalarOrSchedule
@@ -48,7 +47,7 @@ def clip_by_global_norm(max_norm: ScalarOrSchedule) -> optax.GradientTransformat
         updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, optax.EmptyState]:
         del params
-        leaves = anew(*jax.tree.leaves(updates))
+        leaves = jax.tree.leaves(updates)
         if not leaves:
             return updates, state
         norm = jnp.sqrt(sum(jnp.sum(jnp.square(g.astype(working_dtype(g)))) for g in leaves))

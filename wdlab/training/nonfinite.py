@@ -5,7 +5,8 @@
                       optax.apply_if_finite(tx, n)           skip_nonfinite(tx)
     n + 1 in a row    applies the bad step: weights are NaN  goes on skipping; ``check`` stops
     loss is NaN       not looked at                          skipped, where ``value=`` is given
-    skipped step      ``lax.cond``: buffers are copied       a select: buffers are reused in place
+    AdamW on a TPU    13 words per parameter (alone: 7)      8 words, no copy of the parameters
+    AdamW on a CPU    14 words (alone: 10), 1 copy           16 words, 2 copies
 
 Put it outermost: around ``optax.MultiSteps``, it keeps a bad micro-batch out of the mean; inside,
 one bad micro-batch has spoilt the mean already. What is checked is the gradient that comes in, not
@@ -13,17 +14,14 @@ what the optimizer makes of it: the square of 1e20 is infinite in float32, and s
 second moment; clip the gradients.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.extend.core import Literal, Var
 
 from wdlab._core.checks import check_number
 from wdlab._core.dtypes import working_dtype
-from wdlab._core.traces import bind
 
 PyTree = Any
 
@@ -80,12 +78,9 @@ def skip_nonfinite(
         losses = [extra_args[name] for name in ("value", "loss") if name in extra_args]
         good = _all_finite([*jax.tree.leaves(updates), *losses])
 
-        def step(updates: PyTree, inner_state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-            new, inner_state = inner.update(updates, inner_state, params, **extra_args)
-            return inner_state, new
-
-        inner_state, new = _keep_unless(good, step, updates, state.inner, params)
+        new, inner_state = inner.update(updates, state.inner, params, **extra_args)
         new = jax.tree.map(lambda u: jnp.where(good, u, jnp.zeros_like(u)), new)
+        inner_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), inner_state, state.inner)
         bad = jnp.int32(~good)
         kept = SkipNonfiniteState(state.skipped + bad, (state.in_a_row + 1) * bad, inner_state)
         return new, kept
@@ -162,35 +157,3 @@ def _all_finite(leaves: list[Any]) -> jax.Array:
     wide = [jnp.asarray(x, working_dtype(x)) for x in inexact]
     zeros = [jnp.sum(x - x) for x in wide]
     return jnp.all(jnp.array([zero == 0 for zero in zeros])) if zeros else jnp.bool_(True)
-
-
-def _keep_unless(
-    good: jax.Array, step: Callable[..., Any], updates: PyTree, state: PyTree, params: PyTree
-) -> tuple[PyTree, PyTree]:
-    """``(new state, new updates) = step(updates, state, params)``, the old state if not ``good``.
-
-    What is computed from an entry of the new state is computed from the chosen one instead: it is
-    the same where ``good``, and of no use otherwise. Chosen at the end, old and new state would
-    both be needed until the updates are made, and XLA would copy the state (1.8 parameter sizes
-    for AdamW). So the step is traced, and each choice made where its value is.
-    """
-    closed, shapes = jax.make_jaxpr(step, return_shape=True)(updates, state, params)
-    old = jax.tree.leaves(state)
-    made = closed.jaxpr.outvars[: len(old)]
-    first = {var: at for at, var in reversed(list(enumerate(made))) if isinstance(var, Var)}
-    inputs = jax.tree.leaves((updates, state, params))
-    values = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-    values |= zip(closed.jaxpr.invars, inputs, strict=True)
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, Literal) else values[atom]
-
-    for eqn in closed.jaxpr.eqns:
-        for var, value in zip(eqn.outvars, bind(eqn, [*map(read, eqn.invars)]), strict=True):
-            values[var] = jnp.where(good, value, old[first[var]]) if var in first else value
-    new_state = [
-        read(var) if at == first.get(var) else jnp.where(good, read(var), old[at])
-        for at, var in enumerate(made)
-    ]
-    leaves = [*new_state, *map(read, closed.jaxpr.outvars[len(old) :])]
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)

@@ -22,7 +22,6 @@ from jax.sharding import (
     Sharding,
 )
 
-from wdlab._core.loops import in_own_loops
 from wdlab.rules import leaves_with_paths
 
 PyTree = Any
@@ -37,8 +36,7 @@ def make_update(tx: optax.GradientTransformation) -> Update:
 
     Returns:
       ``(params, opt_state, grads) -> (params, opt_state)``. The first two arguments are donated:
-      their buffers hold the results, so use only the returned ones afterwards. On a CPU what a
-      norm and the step both need is computed for each: see :mod:`wdlab._core.loops`.
+      their buffers hold the results, so use only the returned ones afterwards.
 
     >>> import jax.numpy as jnp
     >>> update = make_update(optax.sgd(0.5))
@@ -47,7 +45,7 @@ def make_update(tx: optax.GradientTransformation) -> Update:
     >>> float(params["kernel"])
     3.0
     """
-    return jax.jit(in_own_loops(_update(tx)), donate_argnums=(0, 1))
+    return jax.jit(_update(tx), donate_argnums=(0, 1))
 
 
 def _update(tx: optax.GradientTransformation) -> Update:
@@ -78,7 +76,7 @@ def make_train_step(
     >>> float(w), float(loss)
     (1.0, 4.0)
     """
-    update = in_own_loops(_update(tx))
+    update = _update(tx)
 
     def train_step(params: PyTree, opt_state: PyTree, *batch: Any) -> tuple[PyTree, PyTree, Any]:
         loss, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(params, *batch)
