@@ -1,6 +1,7 @@
 """What the texts say holds: names exist, pages that show code run, results are the stored ones."""
 
 import ast
+import doctest
 import re
 import subprocess
 import sys
@@ -83,3 +84,12 @@ def test_the_code_of_the_front_page_runs():
     params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
     for code in re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
         exec(code, {"params": params})
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("examples/guide/*.md")), ids=lambda p: p.stem)
+def test_the_code_of_a_guide_page_gives_the_output_shown(page):
+    text = re.sub(r"^```.*", "", page.read_text(), flags=re.MULTILINE)
+    test = doctest.DocTestParser().get_doctest(text, {}, page.name, str(page), 0)
+    flags, failures = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS, []
+    doctest.DocTestRunner(optionflags=flags).run(test, out=failures.append)
+    assert not failures, "".join(failures)

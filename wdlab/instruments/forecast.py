@@ -102,7 +102,7 @@ def lost_to_rounding(shrink: float, dtype: Any) -> str:
     """
     info = jnp.finfo(jnp.dtype(dtype))
     none_moves, all_move = 2.0 ** -(info.nmant + 2), 2.0 ** -(info.nmant + 1)
-    remedy = "use wider parameters, or a wrapper of wdlab.training.precision"
+    remedy = "use wider parameters, or a wrapper such as wdlab.training.kahan"
     if 0 < shrink <= none_moves:
         return (
             f"lost to rounding: no {info.dtype} weight moves at a shrink of {none_moves:.3g} or "
