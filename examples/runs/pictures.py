@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def save_small(figure: Figure, path: str | os.PathLike[str], dpi: int = 90) -> None:
-    """Writes a PNG of at most 64 colors, a third of the size of the usual one.
+    """Writes a PNG of at most 256 colors, half the size of the usual one.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -18,4 +18,4 @@ def save_small(figure: Figure, path: str | os.PathLike[str], dpi: int = 90) -> N
     """
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=dpi, format="png")
-    Image.open(drawn).convert("RGB").quantize(64).save(path, optimize=True)
+    Image.open(drawn).convert("RGB").quantize(256).save(path, optimize=True)

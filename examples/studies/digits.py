@@ -125,13 +125,3 @@ def drawn_anew(params: Any, key: jax.Array) -> Any:
         for k, x in zip(keys, leaves, strict=True)
     ]
     return jax.tree.unflatten(treedef, drawn)
-
-
-def spread(values: Any) -> str:
-    """Mean and standard deviation over the seeds.
-
-    >>> spread([1.0, 3.0])
-    '2 ± 1.4'
-    """
-    values = np.asarray(values, float)
-    return f"{values.mean():.3g} ± {values.std(ddof=1):.2g}"

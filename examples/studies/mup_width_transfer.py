@@ -15,16 +15,6 @@ decays is trained. The best learning rate is that of the lowest loss on held-out
 decays. Such short trainings need little decay, and the best one is not identified; reported is the
 largest that costs at most 10 % (the shoulder), at the scheme's learning rate (best on average over
 the widths). The number is wdlab.sweep.surface's: octaves per octave of width; 0: it transfers.
-
-Result at size tiny (commit 05e477b, 2 CPU minutes, jax 0.10.2): octaves per octave of width, 64 to
-512: best learning rate -0.55 [-0.64, -0.41] (4 rows, 0 flat, 0 at the edge), largest harmless decay
-+0.64 [+0.30, +0.82] (4 rows, 0 flat, 0 at the edge) (standard, lr); best learning rate +0.21
-[+0.12, +0.41] (4 rows, 0 flat, 0 at the edge), largest harmless decay +0.89 [+0.71, +1.13] (4 rows,
-0 flat, 0 at the edge) (muP, lr); best learning rate +0.20 [+0.03, +0.33] (4 rows, 0 flat, 0 at the
-edge), largest harmless decay -0.03 [-0.14, +0.27] (4 rows, 0 flat, 0 at the edge) (muP, lr, decay
-times width); best learning rate +0.20 [+0.12, +0.31] (4 rows, 0 flat, 0 at the edge), largest
-harmless decay -0.02 [-0.28, +0.29] (4 rows, 0 flat, 0 at the edge) (muP, schedule) (3 seeds).
-Agrees with the source: yes.
 """
 
 import sys
@@ -38,7 +28,7 @@ import wdlab
 from wdlab.sweep import Separability, Table, loss_surface, separability
 
 from . import digits, grids
-from .study import Point, Row, Size, Study, Summary, main
+from .study import Point, Row, Size, Study, Summary, agreement, main
 
 BASE = 64
 WIDTHS = {"tiny": (64, 128, 256, 512), "paper": (64, 128, 256, 512, 1024)}
@@ -178,18 +168,18 @@ def summarize(rows: list[Row]) -> Summary:
     }
     failed = [claim for claim, holds in claims.items() if not holds]
     widths = sorted({r[WIDTH] for r in rows})
+    rate = {name: rates[name].slope for name in ("standard, lr", "muP, lr")}
     return Summary(
-        "Under muP, do the best learning rate and weight decay stay as the width grows?",
-        "the learning rate does; lr-coupled decay has to grow with the width, independent decay "
-        "stays (mup; arXiv:2309.14322, 2510.19093)",
-        f"octaves per octave of width, {widths[0]} to {widths[-1]}: "
-        + "; ".join(
-            f"best learning rate {rates[n]}, largest harmless decay {decays[n]} ({n})"
-            for n in SCHEMES
-        )
-        + f" ({len({r['seed'] for r in rows})} seeds)",
-        "yes" if not failed else "no" if len(failed) == len(claims) else "in part",
-        f"Not so here: {'; '.join(failed)}." if failed else "",
+        question="Under muP, do the best learning rate and decay stay as the width grows?",
+        source="lr stays; lr-coupled decay must grow, independent not (mup; 2309.14322)",
+        number=f"octaves of lr per octave of width: {rate['standard, lr']:+.2f} standard, "
+        f"{rate['muP, lr']:+.2f} muP",
+        agrees=agreement(list(claims.values())),
+        measured=f"octaves per octave of width, {widths[0]} to {widths[-1]}",
+        numbers={f"best learning rate, {name}": rates[name] for name in SCHEMES}
+        | {f"largest harmless decay, {name}": decays[name] for name in SCHEMES},
+        seeds=len({r["seed"] for r in rows}),
+        remark=f"Not so here: {'; '.join(failed)}." if failed else "",
     )
 
 

@@ -13,12 +13,6 @@ schedule-only decay, cosine from 1e-2 to 0 whatever the batch size. The best lam
 lowest loss on held-out digits; the power is the slope of its logarithm over that of b / (B T), by
 wdlab.sweep.surface with a bootstrap interval over seeds: over all combinations, over the epochs at
 the middle batch size and over batch sizes at the middle number of epochs.
-
-Result at size tiny (commit 739db51, 39 CPU seconds, jax 0.10.2): best lambda ~ (b / (B T))^p with p
-= -0.39 [-0.55, -0.27] (9 rows, 0 flat, 0 at the edge); -0.47 [-0.84, -0.45] (3 rows, 0 flat, 0 at
-the edge) over epochs at b = 32; +0.22 [-0.06, +0.26] (3 rows, 0 flat, 0 at the edge) over batch
-sizes at T = 96 (5 seeds). Agrees with the source: no. Nearest rule: constant lambda; within the
-interval: none.
 """
 
 import sys
@@ -80,7 +74,7 @@ def draw(rows: list[Row]) -> Figure:
                 axes.plot(decays / share**exponent, mean / mean.min(), style, label=label)
         label = f"lambda / (b / (B T))^{exponent:g}"
         axes.set(xscale="log", ylim=(0.98, 1.5), xlabel=label, ylabel="loss / best", title=name)
-    axes.legend(fontsize=7)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
@@ -95,17 +89,18 @@ def summarize(rows: list[Row]) -> Summary:
             r for r in rows if r["epochs"] == middle_epochs
         ],
     }
-    texts = [f"{power(some)} {name}" for name, some in parts.items()]
     distances = {name: abs(whole.slope - p) for name, p in RULES.items()}
     inside = [name for name, p in RULES.items() if whole.low <= p <= whole.high]
     agrees = "yes" if "normalized decay" in inside else "no"
     return Summary(
-        "Does normalized weight decay carry over to other batch sizes and budgets?",
-        "lambda ~ (b / (B T))^0.5 (AdamW, appendix B.1); the timescale rule says 1",
-        f"best lambda ~ (b / (B T))^p with p = {whole}; {'; '.join(texts)} "
-        f"({len({r['seed'] for r in rows})} seeds)",
-        "not testable here" if np.isnan(whole.slope) else agrees,
-        f"Nearest rule: {min(distances, key=distances.__getitem__)}; within the interval: "
+        question="Does normalized weight decay carry over to other batch sizes and budgets?",
+        source="lambda ~ (b / (B T))^p, p = 0.5 (AdamW, B.1); the timescale rule says 1",
+        number=f"p = {whole.slope:+.2f} [{whole.low:+.2f}, {whole.high:+.2f}]",
+        agrees="not testable here" if np.isnan(whole.slope) else agrees,
+        measured="the power p",
+        numbers={"all": whole} | {name: power(some) for name, some in parts.items()},
+        seeds=len({r["seed"] for r in rows}),
+        remark=f"Nearest rule: {min(distances, key=distances.__getitem__)}; within the interval: "
         f"{', '.join(inside) or 'none'}.",
     )
 

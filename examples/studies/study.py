@@ -1,16 +1,20 @@
-"""The form of every study: points -> rows of a table -> a picture and a summary.
+"""The form of every study: points -> rows of a table -> a picture and a result.
 
 A study measures its points one after another. After each, ``results.csv`` is replaced as a whole,
-so that a run that was killed goes on with the first point it has not measured.
+so that a run that was killed goes on with the first point it has not measured. The result is one
+JSON file, ``NAME-SIZE.json``; :mod:`examples.studies.table` takes it into the repository.
 """
 
 import contextlib
 import csv
 import dataclasses
+import importlib.metadata
 import json
+import math
+import platform
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +25,7 @@ from matplotlib.figure import Figure
 from examples.runs import records
 from examples.runs.errors import UserError, fail
 from examples.runs.flags import parse_dataclass
+from examples.runs.pictures import save_small
 from wdlab._core.files import replacing
 
 Size = Literal["tiny", "paper"]
@@ -29,15 +34,28 @@ Row = dict[str, Any]  # what was measured there: numbers, and names such as the 
 Agrees = Literal["yes", "in part", "no", "not testable here"]
 
 
-@dataclasses.dataclass(frozen=True)
+LONGEST_CELL = 80  # characters
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Summary:
-    """One row of the results table."""
+    """The result of a study."""
 
     question: str
     source: str  # what the paper or post reports, and where
-    measured: str  # what was measured here: mean and spread over how many seeds
+    number: str  # the number that answers the question
     agrees: Agrees
+    measured: str  # what the numbers are, with their unit
+    numbers: Mapping[str, Any]  # name -> a value, values of all seeds, or a Separability
+    seeds: int
     remark: str = ""  # where it disagrees: what would be needed to tell
+    exponent: float | None = None  # sum over the steps of kappa_t * lambda; None: not computed
+    lr_steps: float | None = None  # peak learning rate * steps; None: not computed
+
+    def __post_init__(self):
+        for cell in (self.question, self.source, self.number, *self.numbers):
+            if len(cell) > LONGEST_CELL:
+                raise ValueError(f"a cell has at most {LONGEST_CELL} characters: {cell!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,15 +107,50 @@ def run(study: Study, size: Size, folder: Path) -> Summary:
         text = " ".join(f"{name}={value}" for name, value in point.items())
         print(f"{study.name} {i + 1}/{len(points)}: {text} ({seconds:.1f} CPU s)", flush=True)
     wanted = [row for point in points for row in table.rows_of(point)]
-    study.draw(wanted).savefig(folder / f"{study.name}.png", dpi=120)
+    save_small(study.draw(wanted), folder / f"{study.name}-{size}.png", dpi=80)
     summary = study.summarize(wanted)
-    run_of = {"name": study.name, "size": size, "commit": ", ".join(table.commits)}
-    cost = {"cpu_seconds": round(table.seconds, 1), "device": jax.devices()[0].device_kind}
-    record = dataclasses.asdict(summary) | run_of | cost | {"jax": jax.__version__}
-    (folder / "summary.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(f"{summary.question}\n  source: {summary.source}\n  measured: {summary.measured}")
-    print(f"  agrees: {summary.agrees}. {summary.remark}\n  results: {folder}")
+    result = {
+        **{"name": study.name, "size": size, **dataclasses.asdict(summary)},
+        "numbers": {name: _plain(value) for name, value in summary.numbers.items()},
+        "cpu_seconds": round(table.seconds, 1),
+        "device": jax.devices()[0].device_kind,
+        "commit": ", ".join(table.commits),
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "numpy")},
+    }
+    path = folder / f"{study.name}-{size}.json"
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    print(f"{summary.question}\n  source: {summary.source}\n  here: {summary.number}")
+    print(f"  agrees: {summary.agrees}. {summary.remark}\n  result: {path}")
     return summary
+
+
+def _plain(value: Any) -> Any:
+    """A number or numbers of six digits, or the fields of a dataclass, as JSON takes them.
+
+    >>> _plain(np.array([1.23456789, math.nan]))
+    [1.23457, None]
+    """
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if np.ndim(value):
+        return [_plain(one) for one in np.asarray(value).tolist()]
+    if isinstance(value, int):
+        return value
+    return float(f"{float(value):.6g}") if math.isfinite(value) else None
+
+
+def spread(values: Any) -> str:
+    """Mean and standard deviation over the seeds, or one value.
+
+    >>> spread([1.0, 3.0]), spread(2.0)
+    ('2 ± 1.4', '2')
+    """
+    values = np.asarray(values, float)
+    mean = f"{values.mean():.3g}"
+    return f"{mean} ± {values.std(ddof=1):.2g}" if values.size > 1 else mean
 
 
 def rows_of_run(program: Callable[..., int], argv: Sequence[str], folder: Path) -> list[Row]:

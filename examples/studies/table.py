@@ -1,55 +1,146 @@
-"""The README's results table, from the summaries of the studies that have been run.
+"""The results page, ``README.md`` beside this file, from the results in ``results``.
 
-``python -m examples.studies.table [--out_dir out/studies]`` prints it as Markdown.
+``python -m examples.studies.table [--add out/studies/NAME-SIZE]`` writes it. ``--add`` first takes
+over the result and the picture of a run (or of all runs in a folder) into the repository.
 """
 
 import dataclasses
 import json
+import math
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from examples.runs.errors import UserError, fail
 from examples.runs.flags import parse_dataclass
+from wdlab.sweep import Separability
+
+from .study import Size, spread
+
+FOLDER = Path(__file__).parent
+RESULTS, PAGE = FOLDER / "results", FOLDER / "README.md"
+Result = dict[str, Any]
+HEAD = """# Studies and their results
+
+One file per question of the papers. Each is a command, and each can be stopped: it goes on with the
+point that is missing.
+
+    python -m examples.studies.lm_weight_decay                 # size tiny: minutes on two CPU cores
+    python -m examples.studies.lm_weight_decay --size paper    # the settings of the source
+    python -m examples.studies.table --add out/studies/lm_weight_decay-tiny    # onto this page
+
+Size `tiny` trains small models for minutes and says what happens there, not what happens at the
+source's size. Nothing has been run at size `paper` yet. Below each picture are the numbers, as mean
+± standard deviation over the seeds. `python -m examples.studies.table` writes this page from
+`results/`, where each result stands once, with every seed's number.
+
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
     """The flags of the table."""
 
-    out_dir: str = "out/studies"  # where the studies left their folders
+    add: str = ""  # a study's folder, or one that has them: its result is taken over first
 
 
-def markdown(summaries: Sequence[dict[str, Any]]) -> str:
-    """One row per study.
+def page(results: Sequence[Result]) -> str:
+    """The whole page: a table of all results, then a section for each study."""
+    rows = [
+        (f"`{r['name']}`", r["question"], r["source"], r["agrees"], r["number"], link(r))
+        for r in results
+    ]
+    heading = ("study", "question", "the source says", "agrees", "one number", "link")
+    return HEAD + "\n\n".join([table(heading, rows), *map(section, results)]) + "\n"
 
-    >>> print(markdown([dict(name="a", question="q", source="s", measured="m", agrees="yes",
-    ...     remark="", size="tiny", cpu_seconds=61.0, commit="abc")]))
-    | study | question | the source reports | measured here | agrees |
-    |---|---|---|---|---|
-    | `a` (tiny, 1 CPU min, abc) | q | s | m | yes |
+
+def section(result: Result) -> str:
+    """The picture of one result, its numbers, and how it was made."""
+    name, size, versions = result["name"], result["size"], result["versions"]
+    rows = [(label, text(value)) for label, value in result["numbers"].items()]
+    known = {"exponent": result["exponent"], "lr * steps": result["lr_steps"]}
+    parts = [
+        f"Size {size}, {result['seeds']} seeds, {result['cpu_seconds'] / 60:.1f} CPU minutes",
+        *(f"{label} {value:.3g}" for label, value in known.items() if value is not None),
+        f"commit {result['commit']}, jax {versions['jax']}, Python {versions['python']}",
+    ]
+    answer = f"{result['question']} Agrees with the source: {result['agrees']}. {result['remark']}"
+    return "\n\n".join(
+        [
+            f"## {title(result)}",
+            f"{answer.strip()} [Settings]({name}.py).",
+            f"![{result['question']}](results/{name}-{size}.png)",
+            f"Measured: {result['measured']}.",
+            table(("case", "value"), rows),
+            f"{'; '.join(parts)}.",
+        ]
+    )
+
+
+def title(result: Result) -> str:
+    """The heading of a result.
+
+    >>> title({"name": "sphere", "size": "tiny"}), title({"name": "sphere", "size": "paper"})
+    ('sphere', 'sphere, paper')
     """
-    lines = ["| study | question | the source reports | measured here | agrees |", "|" + "---|" * 5]
-    for s in summaries:
-        run = f"`{s['name']}` ({s['size']}, {s['cpu_seconds'] / 60:.0f} CPU min, {s['commit']})"
-        verdict = f"{s['agrees']}. {s['remark']}" if s["remark"] else s["agrees"]
-        cells = (run, s["question"], s["source"], s["measured"], verdict)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
+    return result["name"] + ("" if result["size"] == "tiny" else f", {result['size']}")
+
+
+def link(result: Result) -> str:
+    """A link to the section of a result."""
+    anchor = title(result).replace(",", "").replace(" ", "-")
+    return f"[{result['size']}](#{anchor})"
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    r"""A table in Markdown.
+
+    >>> print(table(("a", "b"), [("|x|", "y")]))
+    | a | b |
+    |---|---|
+    | \|x\| | y |
+    """
+    lines = [heading, *rows]
+    cells = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return "\n".join([cells[0], "|" + "---|" * len(heading), *cells[1:]])
+
+
+def text(value: Any) -> str:
+    """A number of a result.
+
+    >>> text([1.0, 3.0]), text(0.5)
+    ('2 ± 1.4', '0.5')
+    """
+    if isinstance(value, dict):
+        return str(Separability(**{k: math.nan if v is None else v for k, v in value.items()}))
+    return spread(value)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the table; the exit code."""
+    """Writes the page; the exit code."""
     try:
         flags = parse_dataclass(Flags, Flags(), argv, "python -m examples.studies.table")
-        paths = sorted(Path(flags.out_dir).glob("*/summary.json"))
-        if not paths:
-            raise UserError(f"no summary.json under {flags.out_dir}: run a study first")
-        print(markdown([json.loads(path.read_text()) for path in paths]))
+        if flags.add:
+            take_over(Path(flags.add))
+        results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+        PAGE.write_text(page(results))
+        print(f"wrote {PAGE}")
     except (UserError, OSError) as error:
         return fail(error)
     return 0
+
+
+def take_over(folder: Path) -> None:
+    """Copies each result under a folder, and its picture, into the repository."""
+    found = sorted(p for size in get_args(Size) for p in folder.glob(f"**/*-{size}.json"))
+    if not found:
+        raise UserError(f"no result under {folder}: run a study first")
+    RESULTS.mkdir(exist_ok=True)
+    for path in found:
+        shutil.copy(path, RESULTS)
+        shutil.copy(path.with_suffix(".png"), RESULTS)
 
 
 if __name__ == "__main__":

@@ -111,15 +111,19 @@ def heat_maps(
 
     kind = LogNorm if finite.min() > 0 else Normalize
     norm = kind(finite.min(), finite.max())
-    figure = _figure((4.6 * len(parts) + 0.8, 4.4))
-    all_axes = figure.subplots(1, len(parts), squeeze=False)[0]
+    columns = min(len(parts), 3)
+    rows = -(-len(parts) // columns)
+    figure = _figure((4.6 * columns + 0.8, 4.6 * rows))
+    all_axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for spare in all_axes[len(parts) :]:
+        spare.set_axis_off()
     image = None
-    for axes, (title, part, xs, ys, _), mean in zip(all_axes, parts, means, strict=True):
+    for axes, (title, part, xs, ys, _), mean in zip(all_axes, parts, means, strict=False):
         image = _heat_map(axes, xs, ys, mean, norm)
         lines = [title, f"best {mean.min():.4g}"]
         for of in ("best", "shoulder"):
             number = separability(part, metric=metric, learning_rate=x, weight_decay=y, of=of)
-            lines.append(f"separability ({of}) {number}")
+            lines += [f"separability ({of}) " + str(number).replace(" (", "\n(")]
         axes.set_title("\n".join(lines), fontsize=8)
         axes.set_xlabel(x.replace("_", " "))
         axes.set_ylabel(y.replace("_", " "))

@@ -2,6 +2,8 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -18,8 +20,11 @@ def squares(measured):
         return [{"seed": s, "y": point["x"] ** 2 + s, "note": "a,b"} for s in range(2)]
 
     def summarize(rows):
-        mean = sum(row["y"] for row in rows) / len(rows)
-        return study.Summary("Squares?", "they grow", f"{mean:.2f}", "yes")
+        values = [row["y"] for row in rows]
+        return study.Summary(
+            question="Squares?", source="they grow", number=f"{np.mean(values):.2f}", agrees="yes",
+            measured="y", numbers={"all": np.array(values), "first": values[0]}, seeds=2,
+        )  # fmt: skip
 
     def points(size):
         return [{"x": x, "kind": "k"} for x in (1, 2, 3)]
@@ -33,11 +38,14 @@ class Measured(list):
 
 def test_a_study_leaves_a_table_a_picture_and_a_summary(tmp_path, capsys):
     assert study.main(squares(Measured()), [f"--out_dir={tmp_path}"]) == 0
-    assert {p.name for p in tmp_path.iterdir()} == {"results.csv", "squares.png", "summary.json"}
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["measured"] == "5.17"  # (1 + 2 + 4 + 5 + 9 + 10) / 6
-    assert summary["size"] == "tiny"
-    assert summary["name"] == "squares"
+    files = {"results.csv", "squares-tiny.png", "squares-tiny.json"}
+    assert {p.name for p in tmp_path.iterdir()} == files
+    result = json.loads((tmp_path / "squares-tiny.json").read_text())
+    assert result["number"] == "5.17"  # (1 + 2 + 4 + 5 + 9 + 10) / 6
+    assert result["numbers"] == {"all": [1.0, 2.0, 4.0, 5.0, 9.0, 10.0], "first": 1}
+    assert (result["size"], result["name"], result["seeds"]) == ("tiny", "squares", 2)
+    assert result["exponent"] is None
+    assert result["versions"]["jax"] == jax.__version__
     assert "Squares?" in capsys.readouterr().out
 
 
@@ -88,12 +96,49 @@ def test_another_table_is_not_overwritten(tmp_path, capsys):
     assert (tmp_path / "results.csv").read_text() == "a,b\n1,2\n"
 
 
-def test_the_results_table_has_a_row_per_study(tmp_path, capsys):
-    study.run(squares(Measured()), "tiny", tmp_path / "squares-tiny")
-    capsys.readouterr()
-    assert table.main([f"--out_dir={tmp_path}"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert lines[2].startswith("| `squares` (tiny, 0 CPU min, ")
-    assert table.main([f"--out_dir={tmp_path / 'nothing'}"]) == 1
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A results folder and a page of their own."""
+    monkeypatch.setattr(table, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(table, "PAGE", tmp_path / "README.md")
+    return tmp_path
+
+
+def test_a_result_is_taken_over_with_its_picture(repository):
+    study.run(squares(Measured()), "tiny", repository / "out" / "squares-tiny")
+    assert table.main([f"--add={repository / 'out'}"]) == 0
+    assert (repository / "results" / "squares-tiny.png").exists()
+    lines = (repository / "README.md").read_text().splitlines()
+    assert "| `squares` | Squares? | they grow | yes | 5.17 | [tiny](#squares) |" in lines
+    assert "| all | 5.17 ± 3.7 |" in lines
+    assert "![Squares?](results/squares-tiny.png)" in lines
+
+
+def test_a_folder_without_a_result_is_one_line_on_stderr(repository, capsys):
+    assert table.main([f"--add={repository}"]) == 1
     assert "run a study first" in capsys.readouterr().err
+
+
+def test_a_long_cell_is_refused():
+    cells = {"question": "?" * 81, "source": "", "number": "", "measured": ""}
+    with pytest.raises(ValueError, match="at most 80 characters"):
+        study.Summary(**cells, agrees="yes", numbers={}, seeds=1)
+
+
+RESULTS = [json.loads(path.read_text()) for path in sorted(table.RESULTS.glob("*.json"))]
+
+
+def test_the_page_is_that_of_the_stored_results():
+    """Otherwise: python -m examples.studies.table."""
+    assert table.PAGE.read_text() == table.page(RESULTS)
+
+
+def test_no_cell_of_the_page_is_long():
+    lines = [line for line in table.PAGE.read_text().splitlines() if line.startswith("|")]
+    assert [cell for line in lines for cell in line.split(" | ") if len(cell) > 84] == []
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: result["name"])
+def test_a_stored_result_has_a_small_picture(result):
+    picture = table.RESULTS / f"{result['name']}-{result['size']}.png"
+    assert picture.stat().st_size <= 60 * 1024
