@@ -114,7 +114,8 @@ def text(value: Any) -> str:
     ('2 ± 1.4', '0.5')
     """
     if isinstance(value, dict):
-        return str(Separability(**{k: math.nan if v is None else v for k, v in value.items()}))
+        fields: dict[str, Any] = {k: math.nan if v is None else v for k, v in value.items()}
+        return str(Separability(**fields))
     return spread(value)
 
 
