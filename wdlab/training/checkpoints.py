@@ -3,34 +3,36 @@
 Orbax restores a file with a flipped bit without a word, never falls back to an older step, and
 restores into a run whose settings have changed. :class:`Checkpoints` writes three things into each
 Orbax step: the arrays, under their paths; a JSON record of the caller (iterator state, metadata);
-and in the same record the checksum, shape and dtype of every array and the run's settings. All of
-it is checked when the step is read.
+and in the same record the step, its metrics, the checksum, shape and dtype of every array and the
+run's settings. All of it is checked when the step is read.
 """
 
-import gc
-import json
+import atexit
+import operator
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 
+from wdlab._core.checks import check_whole
 from wdlab._core.names import first_few
-from wdlab.training.checksum import layout, leaf_checksums, named_leaves
-from wdlab.training.orbax_io import (
-    CheckpointError,
-    as_path,
-    lock,
-    make_manager,
+from wdlab.training.checksum import (
+    layout,
+    leaf_checksums,
+    named_leaves,
     read_record,
-    read_state,
-    reason,
     sealed,
-    together,
-    without_asyncio_reports,
+    stored,
 )
-from wdlab.training.settings import setting_differences
+from wdlab.training.kept_steps import KeptSteps
+from wdlab.training.orbax_io import CheckpointError, as_path, lock, reason, together
+from wdlab.training.orbax_manager import Manager
+from wdlab.training.reading import read_step, set_aside
+from wdlab.training.settings import as_json, setting_differences
 
 PyTree = Any
 
@@ -43,21 +45,27 @@ class Restored(NamedTuple):
     record: dict[str, Any]  # what was given to save
     damaged: dict[int, str]  # newer steps that could not be used -> why; set aside on disk
     differences: list[str]  # settings that are others than here, with check_settings=False
+    filled: list[str]  # with partial=True: paths the step does not have, taken from ``like``
 
 
 class Checkpoints:
     """The checkpoints of one run.
 
+    Use it in a ``with`` block or call ``close``; at the end of a program that did neither, what was
+    saved last is still written.
+
     Args:
-      directory: Where the steps lie, one folder each.
+      directory: Where the steps lie, one folder each; ``~`` is the home folder.
       settings: What must be equal for a resumed run to be the same run: JSON values, such as
         :func:`wdlab.training.run_settings` gives. Stored in each step and compared by ``restore``.
-      keep: How many of the newest steps to keep.
+      keep: How many of the newest steps to keep, >= 1.
       best: A key of the ``metrics`` given to ``save``; the step where it was lowest is kept too.
+        NaN is never lowest, nor is a step saved without that key.
       read_only: Whether to leave the folder as it is, which another run may be writing to.
 
     Raises:
       CheckpointError: If another run writes to the folder, or this process may not.
+      TypeError, ValueError: If ``keep`` or the settings cannot be what they are.
 
     Example:
       >>> import tempfile
@@ -69,6 +77,8 @@ class Checkpoints:
       (3, [1.0, 1.0], {'next_batch': 4})
     """
 
+    _open: ClassVar[list["Checkpoints"]] = []
+
     def __init__(
         self,
         directory: str | os.PathLike[str],
@@ -79,12 +89,15 @@ class Checkpoints:
         read_only: bool = False,
     ):
         self.directory = as_path(directory)
-        self._settings = json.loads(json.dumps(dict(settings or {})))
+        self._settings = as_json(settings or {}, "settings")
+        check_whole("keep", keep)
+        self._kept = KeptSteps(keep, best, self._metrics_of)
         self._read_only = read_only
-        self._saving: int | None = None
+        self._process = os.getpid()
         writes = jax.process_index() == 0 and not read_only
         self._lock = together(lambda: lock(self.directory) if writes else None)
-        self._manager = make_manager(self.directory, keep, best, read_only)
+        self._manager = Manager(self.directory, self._kept, read_only)
+        self._open.append(self)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -94,7 +107,13 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The finished steps on disk, oldest first."""
-        return sorted(self._manager.all_steps())
+        if self._read_only:  # Another run may have saved since.
+            self._manager.reload()
+        return self._manager.steps()
+
+    def best_step(self) -> int | None:
+        """The step where the metric called ``best`` was lowest; None if none has a number."""
+        return self._kept.best_of(self.steps())
 
     def save(
         self,
@@ -109,39 +128,45 @@ class Checkpoints:
         The arrays are copied before this returns, so they may be donated right after.
 
         Args:
-          step: The number of updates made.
-          state: Pytree of arrays: parameters, optimizer state, random keys.
+          step: The number of updates made, >= 0.
+          state: Pytree of arrays and numbers: parameters, optimizer state, random keys.
           record: JSON values to give back, such as the data iterator's state.
           metrics: What decides which step is best.
 
         Raises:
-          CheckpointError: If this step or the one before cannot be written (disk full ...).
+          CheckpointError: If this step cannot be written (disk full ...), or the one before could
+            not be; this one is on its way then.
+          TypeError, ValueError: If the step or a leaf cannot be saved.
         """
-        if self._read_only:
-            raise CheckpointError(f"{self._where} was opened with read_only=True")
-        if step in self._manager.all_steps():
+        step = operator.index(step)  # Of an array too.
+        check_whole("step", step, least=0)
+        if self._read_only or self not in self._open:
+            how = "was opened with read_only=True" if self._read_only else "is closed"
+            raise CheckpointError(f"{self._where} {how}: step {step} cannot be saved")
+        if step in self._manager.steps():
             return
-        leaves = named_leaves(state)
-        sums = leaf_checksums(leaves)
+        leaves = {name: stored(leaf) for name, leaf in named_leaves(state).items()}
+        arrays = {name: leaf for name, leaf in leaves.items() if leaf.size}  # Orbax needs entries.
         body = {
-            "record": dict(record or {}),
+            "step": step,
+            "record": as_json(record or {}, "record"),
+            "metrics": as_json(metrics or {}, "metrics"),
             "settings": self._settings,
-            "layout": {name: layout(leaf) for name, leaf in leaves.items()},
-            "checksums": {name: [int(word) for word in pair] for name, pair in sums.items()},
+            "layout": {name: layout(leaf) for name, leaf in named_leaves(state).items()},
+            "checksums": {n: [int(w) for w in pair] for n, pair in leaf_checksums(arrays).items()},
         }
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(leaves), record=ocp.args.JsonSave(sealed(body))
-        )
-        self.wait()
-        self._saving = step
-        chosen = dict(metrics) if metrics else None
-        try:
-            self._manager.save(step, args=args, metrics=chosen, force=True)
-        except Exception as error:
-            raise self._unsaved(error) from error
+        self._kept.note(step, body["metrics"])
+        items = {"state": ocp.args.StandardSave(arrays)} if arrays else {}
+        args = ocp.args.Composite(record=ocp.args.JsonSave(sealed(body)), **items)
+        self._manager.save(step, args)
 
     def restore(
-        self, like: PyTree, *, check_settings: bool = True, step: int | None = None
+        self,
+        like: PyTree,
+        *,
+        check_settings: bool = True,
+        step: int | None = None,
+        partial: bool = False,
     ) -> Restored | None:
         """Reads the newest step that is whole; None where there is no step at all.
 
@@ -150,31 +175,40 @@ class Checkpoints:
 
         Args:
           like: Pytree of arrays (or ``jax.ShapeDtypeStruct`` with shardings) to restore into.
+            NumPy arrays and Python numbers come back as such.
           check_settings: Whether settings that differ are an error; otherwise they are returned.
             A number that ``inject_hyperparams`` keeps in the state is then the checkpoint's.
           step: Only this one, and nothing is renamed; None: the newest that is whole.
+          partial: Whether ``like`` may have other paths than the step: those that it lacks (only
+            ``params`` are wanted) are not read, those that only it has (a new moving average) keep
+            its values.
 
         Raises:
           CheckpointError: If the settings or the arrays' layout differ, or no step is whole.
         """
         self.wait()
+        there = self.steps()
+        if step is not None and step not in there:
+            found = f"it has {first_few([str(n) for n in there])}" if there else "it has none"
+            raise CheckpointError(f"there is no step {step} in {self._where}: {found}")
         damaged: dict[int, str] = {}
-        for number in reversed(self.steps()) if step is None else [step]:
-            found = None
-            with without_asyncio_reports():
-                try:
-                    found = self._read(number, like, check_settings)
-                except CheckpointError:
-                    raise
-                except Exception as error:  # noqa: BLE001  Damaged files raise anything.
-                    damaged[number] = reason(error)
-                if found is None:
-                    gc.collect()  # asyncio reports a failed task when it is collected: now.
-            if found is not None:
-                self._set_aside(damaged)
-                state, body = found
-                differences = setting_differences(body["settings"], self._settings)
-                return Restored(number, state, body["record"], damaged, differences)
+        for number in reversed(there) if step is None else [step]:
+            folder, settings = (
+                self.directory / str(number),
+                self._settings if check_settings else None,
+            )
+            try:
+                state, body, filled = read_step(folder, like, settings, partial)
+            except CheckpointError:
+                raise
+            except Exception as error:  # noqa: BLE001  Damaged files raise anything.
+                damaged[number] = reason(error)
+                continue
+            if damaged and not self._read_only:
+                set_aside(self.directory, damaged)
+                self._manager.reload()
+            differences = setting_differences(body["settings"], self._settings)
+            return Restored(number, state, body["record"], damaged, differences, filled)
         if damaged:
             reasons = "; ".join(f"step {number}: {why}" for number, why in damaged.items())
             raise CheckpointError(f"no checkpoint in {self._where} is whole: {reasons}")
@@ -186,55 +220,52 @@ class Checkpoints:
         Raises:
           CheckpointError: If it cannot be written.
         """
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._unsaved(error) from error
+        failure = self._manager.failure()
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
         """Waits for the saves and releases the threads and the folder."""
+        if self not in self._open:
+            return
         try:
             self.wait()
         finally:
+            self._open.remove(self)
             self._manager.close()
             if self._lock is not None:
                 self._lock.__exit__(None, None, None)
+
+    @classmethod
+    def close_all(cls) -> None:
+        """Closes all that this process has open, such as those of a notebook's earlier cells."""
+        for checkpoints in list(cls._open):
+            if (
+                checkpoints._process == os.getpid()
+            ):  # Not those of the process this was forked from.
+                checkpoints.close()
 
     @property
     def _where(self) -> str:
         return os.fspath(self.directory)
 
-    def _unsaved(self, error: Exception) -> CheckpointError:
-        whole = [step for step in self.steps() if step != self._saving]
-        kept = f"step {whole[-1]} is the newest there" if whole else "there is no other step there"
-        what = f"step {self._saving} could not be saved in {self._where}"
-        return CheckpointError(f"{what} ({kept}): {reason(error)}")
+    def _metrics_of(self, step: int) -> Mapping[str, Any]:
+        """Those in the record of a step; of a damaged one, none."""
+        try:
+            return read_record(self.directory / str(step))["metrics"]
+        except Exception:  # noqa: BLE001  Damaged files raise anything.
+            return {}
 
-    def _read(self, step: int, like: PyTree, check_settings: bool) -> tuple[PyTree, dict]:
-        folder = self.directory / str(step)
-        body = together(lambda: read_record(folder))
-        self._check_fit(step, body, like, check_settings)
-        return read_state(folder, body["checksums"], like), body
 
-    def _check_fit(self, step: int, body: dict, like: PyTree, check_settings: bool) -> None:
-        """Tells another run's checkpoint from this one's."""
-        where = f"checkpoint {self._where}/{step}"
-        changes = setting_differences(body["settings"], self._settings) if check_settings else []
-        if changes:
-            raise CheckpointError(f"{where} was made with other settings: {first_few(changes)}")
-        here = {name: layout(leaf) for name, leaf in named_leaves(like).items()}
-        if changes := setting_differences(body["layout"], here):
-            raise CheckpointError(f"{where} holds other arrays: {first_few(changes)}")
-
-    def _set_aside(self, damaged: Iterable[int]) -> None:
-        """Renames damaged steps, on the first process; the others wait for it."""
-        if not damaged or self._read_only:
+def _close_at_exit() -> None:
+    """Ends the saves of a program that forgot to; what cannot be written is one line on stderr."""
+    while Checkpoints._open:
+        try:
+            Checkpoints.close_all()
             return
-        first = jax.process_index() == 0
-        together(lambda: [self._rename(step) for step in damaged] if first else None)
-        self._manager.reload()
+        except CheckpointError as error:
+            sys.stderr.write(f"error: {error}\n")
 
-    def _rename(self, step: int) -> None:
-        earlier = len(list(self.directory.glob(f"damaged-{step}*")))
-        name = f"damaged-{step}-{earlier + 1}" if earlier else f"damaged-{step}"
-        (self.directory / str(step)).rename(self.directory / name)
+
+# Not atexit: it comes when concurrent.futures takes no more work, which Orbax needs to finish.
+getattr(threading, "_register_atexit", atexit.register)(_close_at_exit)

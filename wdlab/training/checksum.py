@@ -1,34 +1,119 @@
 """What a checkpoint records of each leaf: its path, its layout, and a checksum of its bits."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
+
+_NUMBERS = (bool, int, float, complex)  # Of Python.
+_NAMES = {kind.__name__: kind for kind in _NUMBERS}
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """Path -> leaf, in the order of ``jax.tree.leaves``; numbers become arrays.
+    """Path -> leaf, in the order of ``jax.tree.leaves``.
+
+    Raises:
+      ValueError: If two leaves have one path.
+      TypeError: If a leaf is neither an array nor a number.
 
     Example:
       >>> list(named_leaves({"a": [1.0, {"b": 2.0}]}))
       ['a/0', 'a/1/b']
     """
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    named = {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in flat}
-    if len(named) != len(flat):
-        raise ValueError("two leaves of the state have the same path")
-    return {n: leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf) for n, leaf in named.items()}
+    named: dict[str, Any] = {}
+    for path, leaf in flat:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name in named:
+            raise ValueError(f"two leaves of the state have the path {name!r}")
+        if not _can_be_saved(leaf):
+            raise TypeError(
+                f"{name} is a {type(leaf).__name__}: a state holds arrays and numbers, all else "
+                "goes into record="
+            )
+        named[name] = leaf
+    return named
+
+
+def _can_be_saved(leaf: Any) -> bool:
+    if type(leaf) in _NUMBERS:
+        return True
+    return hasattr(leaf, "dtype") and getattr(leaf.dtype, "kind", "") not in tuple("OSUMm")
 
 
 def layout(leaf: Any) -> str:
-    """Dtype and shape in one word.
+    """Dtype and shape in one word; of a Python number, its type.
 
     Example:
-      >>> layout(jnp.zeros((2, 3)))
-      'float32[2,3]'
+      >>> layout(jnp.zeros((2, 3))), layout(3)
+      ('float32[2,3]', 'int')
     """
+    if type(leaf) in _NUMBERS:
+        return type(leaf).__name__
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def same_layout(one: str, other: str) -> bool:
+    """Whether one fits the other: a Python number fits any scalar array of its kind.
+
+    Example:
+      >>> same_layout("int", "int32[]"), same_layout("int", "float32[]")
+      (True, False)
+    """
+    pairs = ((one, other), (other, one))
+    return one == other or any(
+        a in _NAMES and b.startswith(a) and b.endswith("[]") for a, b in pairs
+    )
+
+
+def stored(leaf: Any) -> Any:
+    """The array that is written for a leaf: numbers and NumPy scalars become NumPy arrays.
+
+    Example:
+      >>> stored(3), stored(np.float32(1.0))
+      (array(3), array(1., dtype=float32))
+    """
+    return np.asarray(leaf) if isinstance(leaf, (*_NUMBERS, np.generic)) else leaf
+
+
+def to_read(leaf: Any, saved: str) -> jax.ShapeDtypeStruct:
+    """How to read what was saved as ``saved`` for a leaf like this; NumPy without a sharding.
+
+    Example:
+      >>> to_read(0, "int32[]"), to_read(np.zeros(2), "float64[2]").sharding
+      (ShapeDtypeStruct(shape=(), dtype=int32), None)
+    """
+    if saved in _NAMES:  # It was a Python number.
+        return jax.ShapeDtypeStruct((), stored(_NAMES[saved]()).dtype)
+    if type(leaf) in _NUMBERS:
+        return jax.ShapeDtypeStruct((), jnp.dtype(saved.removesuffix("[]")))
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def as_in(leaf: Any, array: Any) -> Any:
+    """What was read, in the form of the leaf in whose place it comes.
+
+    Example:
+      >>> as_in(0, np.asarray(3)), as_in(jnp.int32(0), np.asarray(3)).dtype
+      (3, dtype('int32'))
+    """
+    if type(leaf) in _NUMBERS:
+        return array.item()
+    if not isinstance(array, np.ndarray):
+        return array
+    array = array.astype(leaf.dtype, copy=False)
+    if isinstance(leaf, np.ndarray | np.generic):
+        return array if isinstance(leaf, np.ndarray) else array[()]
+    sharding = getattr(leaf, "sharding", None)
+    return jnp.asarray(array) if sharding is None else jax.device_put(array, sharding)
 
 
 @jax.jit
@@ -65,10 +150,43 @@ def leaf_checksums(leaves: dict[str, jax.Array]) -> dict[str, np.ndarray]:
     """
     sums = {}
     for name, leaf in leaves.items():
-        sums[name] = leaf_checksum(leaf)
+        sums[name] = leaf_checksum(_halves(leaf))
         if jax.default_backend() == "cpu":
             sums[name].block_until_ready()
     return jax.device_get(sums)
+
+
+def _halves(leaf: Any) -> Any:
+    """A NumPy array of 64 bits as one of 32, which JAX does not shorten."""
+    if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "iufc" or leaf.itemsize < 8:
+        return leaf
+    return np.ascontiguousarray(leaf).view(np.uint32).reshape(*leaf.shape, -1)
+
+
+def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a step with the SHA-256 of its JSON form.
+
+    >>> sealed({})["sha256"][:8]
+    '44136fa3'
+    """
+    text = json.dumps(body, sort_keys=True)
+    return {"body": body, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def read_record(step_folder: epath.Path) -> dict[str, Any]:
+    """Reads the body of the record of a step.
+
+    Raises:
+      ValueError, OSError: If it is not what was saved.
+
+    >>> read_record(as_path("/nowhere/10"))
+    Traceback (most recent call last):
+    FileNotFoundError: ...
+    """
+    found = json.loads((step_folder / "record" / "metadata").read_text())
+    if sealed(found["body"])["sha256"] != found["sha256"]:
+        raise ValueError("its record does not have the SHA-256 it was saved with")
+    return found["body"]
 
 
 def _words(leaf: jax.Array) -> jax.Array:

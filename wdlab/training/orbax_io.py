@@ -1,11 +1,10 @@
 """What Orbax leaves to its caller: one writer per folder, reads that fail on all alike."""
 
+import asyncio
 import contextlib
-import hashlib
-import json
-import logging
+import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -13,10 +12,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
-from orbax.checkpoint import checkpoint_managers as policies
+from orbax.checkpoint import type_handlers
 
 from wdlab._core.names import first_few
-from wdlab.training.checksum import leaf_checksums, named_leaves
+from wdlab.training.checksum import leaf_checksums
 
 try:
     import fcntl
@@ -32,13 +31,13 @@ class CheckpointError(ValueError):
 
 
 def as_path(directory: str | os.PathLike[str]) -> epath.Path:
-    """An absolute path, or one like ``gs://bucket/run`` as it is.
+    """An absolute path, ``~`` being the home folder, or one like ``gs://bucket/run`` as it is.
 
     >>> as_path("gs://bucket/run").name
     'run'
     """
     name = os.fspath(directory)
-    return epath.Path(name if "://" in name else os.path.abspath(name))
+    return epath.Path(name if "://" in name else os.path.abspath(os.path.expanduser(name)))
 
 
 def together(act: Callable[[], T]) -> T:
@@ -76,141 +75,108 @@ def lock(directory: epath.Path) -> Any:
     >>> with tempfile.TemporaryDirectory() as folder, lock(as_path(folder)):
     ...     lock(as_path(folder))
     Traceback (most recent call last):
-    CheckpointError: another run (process ...) is writing checkpoints to ...
+    CheckpointError: another run (process ..., the same as this one) is writing checkpoints to ...
     """
+    where, own = os.fspath(directory), f"{os.getpid()} on {os.uname().nodename}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if fcntl is None or "://" in os.fspath(directory):
+        if fcntl is None or "://" in where:
             return contextlib.nullcontext()
-        file = open(os.path.join(directory, ".lock"), "a+")  # noqa: SIM115  Open until the end.
+        file = open(os.path.join(where, ".lock"), "r+", opener=_open_no_link)  # noqa: SIM115
     except OSError as error:
+        why = "its .lock is a symbolic link" if error.errno == errno.ELOOP else error.strerror
         raise CheckpointError(
-            f"no checkpoints can be written to {os.fspath(directory)}: {error.strerror}. Choose a "
-            "folder that this user may write"
+            f"no checkpoints can be written to {where}: {why}. Choose a folder that this user may "
+            "write"
         ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        file.seek(0)
-        holder = file.read() or "unknown"
-        file.close()
+        with file:
+            holder = file.read() or "unknown"
+        remedy = "Choose another folder, or end that run first"
+        if holder == own:
+            holder += ", the same as this one"
+            remedy = "Close the earlier Checkpoints, or all of them: Checkpoints.close_all()"
         raise CheckpointError(
-            f"another run (process {holder}) is writing checkpoints to {os.fspath(directory)}. "
-            "Choose another folder, or end that run first"
+            f"another run (process {holder}) is writing checkpoints to {where}. {remedy}"
         ) from None
     file.truncate(0)
-    file.write(f"{os.getpid()} on {os.uname().nodename}")
+    file.write(own)
     file.flush()
     return file
 
 
-def make_manager(
-    directory: epath.Path, keep: int, best: str | None, read_only: bool
-) -> ocp.CheckpointManager:
-    """Orbax's manager that keeps the newest steps and the one with the lowest ``best``.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     make_manager(as_path(folder), 1, None, True).all_steps()
-    []
-    """
-    stop_metrics_leak()
-    kept: list = [policies.LatestN(keep)]
-    if best is not None:
-        kept.append(
-            policies.BestN(
-                get_metric_fn=lambda metrics: metrics[best],
-                reverse=True,  # The last of the sorted list is kept: the lowest.
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            )
-        )
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(kept),
-        cleanup_tmp_directories=not read_only,  # Left by a process killed inside a save.
-        create=not read_only,
-    )
-    return ocp.CheckpointManager(directory, options=options)
+def _open_no_link(path: str, flags: int) -> int:
+    """Opens or makes a file; a link is refused, for what it leads to would be overwritten."""
+    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
 
 
-def stop_metrics_leak() -> None:
-    """Answers 0 where Orbax asks TensorStore how many bytes it has moved, in this whole process.
-
-    TensorStore (0.1.86) never frees the lists in its answer: 20 KB stay behind with every save, 200
-    MB after 10,000. All that changes is that Orbax logs and reports no raw throughput. The test
-    ``test_tensorstore_still_leaks_its_metrics`` fails once this can be deleted.
-
-    >>> stop_metrics_leak()
-    """
-    with contextlib.suppress(ImportError):  # Another version of Orbax, with other insides.
-        from orbax.checkpoint._src.serialization import tensorstore_utils
-
-        tensorstore_utils.get_tensorstore_raw_bytes = lambda direction=None: 0
-
-
-def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a step with the SHA-256 of its JSON form.
-
-    >>> sealed({})["sha256"][:8]
-    '44136fa3'
-    """
-    text = json.dumps(body, sort_keys=True)
-    return {"body": body, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def read_record(step_folder: epath.Path) -> dict[str, Any]:
-    """Reads the body of the record of a step.
-
-    Raises:
-      ValueError, OSError: If it is not what was saved.
-
-    >>> read_record(as_path("/nowhere/10"))
-    Traceback (most recent call last):
-    FileNotFoundError: ...
-    """
-    found = json.loads((step_folder / "record" / "metadata").read_text())
-    if sealed(found["body"])["sha256"] != found["sha256"]:
-        raise ValueError("its record does not have the SHA-256 it was saved with")
-    return found["body"]
-
-
-def read_state(step_folder: epath.Path, checksums: Mapping[str, list[int]], like: PyTree) -> PyTree:
-    """Reads the arrays of a step and compares their checksums.
+def read_arrays(
+    step_folder: epath.Path, wanted: Mapping[str, Any], checksums: Mapping[str, list[int]]
+) -> dict[str, Any]:
+    """Reads arrays of a step and compares their checksums.
 
     Not by the checkpoint manager, whose barrier a process with a damaged file would never reach.
+
+    Args:
+      step_folder: Where the step lies.
+      wanted: Path -> ``jax.ShapeDtypeStruct``; one without a sharding is read as a NumPy array.
+      checksums: Those of the record.
 
     Raises:
       Exception: If an array is not what was saved, on all processes alike.
 
-    >>> read_state(as_path("/nowhere/10"), {}, {"w": jax.numpy.ones(2)})
+    >>> read_arrays(as_path("/nowhere/10"), {"w": jax.ShapeDtypeStruct((2,), np.float32)}, {})
     Traceback (most recent call last):
     FileNotFoundError: ...
     """
-    # Not by jax.tree.map, which sorts the paths: 'blocks/10' before 'blocks/2'.
-    abstract = {n: ocp.utils.to_shape_dtype_struct(x) for n, x in named_leaves(like).items()}
-    args = ocp.args.StandardRestore(abstract)
-    handler = ocp.StandardCheckpointHandler()
-    leaves = together(lambda: handler.restore(step_folder / "state", args=args))
-    sums = leaf_checksums({name: leaves[name] for name in abstract})
+    kinds = (
+        {name: leaf for name, leaf in wanted.items() if leaf.sharding is not None},
+        {name: leaf for name, leaf in wanted.items() if leaf.sharding is None},
+    )
+    # One handler at a time: see _Patient.
+    found = together(lambda: {n: x for k in kinds if k for n, x in _read(step_folder, k).items()})
+    sums = leaf_checksums({name: found[name] for name in wanted})
     wrong = [name for name, pair in sums.items() if pair.tolist() != checksums[name]]
     if wrong:
         raise ValueError(f"{len(wrong)} array(s) fail their checksum: {first_few(wrong)}")
-    return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in abstract])
+    return found
 
 
-@contextlib.contextmanager
-def without_asyncio_reports() -> Iterator[None]:
-    """Keeps failed reads inside Orbax off the user's screen: the caller reports the first one.
+def _read(step_folder: epath.Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    kinds = [
+        (kind, _Patient(type_handlers.get_type_handler(kind))) for kind in (np.ndarray, jax.Array)
+    ]
+    registry = type_handlers.create_type_handler_registry(*kinds)
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    args = ocp.args.PyTreeRestore(
+        item=wanted,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+        partial_restore=True,
+    )
+    return handler.restore(step_folder / "state", args=args)
 
-    >>> with without_asyncio_reports():
-    ...     logging.getLogger("asyncio").error("not shown")
+
+class _Patient:
+    """A type handler of Orbax of which a failed read ends when all the others have ended.
+
+    Orbax closes the event loop at the first error, and those still under way report to a loop that
+    is closed: tracebacks on the screen, coroutines that were never awaited.
     """
-    logger = logging.getLogger("asyncio")
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
+
+    def __init__(self, handler: Any):
+        self._handler = handler
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handler, name)
+
+    async def deserialize(self, infos: Any, args: Any = None) -> Any:
+        before = asyncio.all_tasks()
+        try:
+            return await self._handler.deserialize(infos, args)
+        finally:
+            await asyncio.gather(*asyncio.all_tasks() - before, return_exceptions=True)
 
 
 def reason(error: BaseException, longest: int = 200) -> str:

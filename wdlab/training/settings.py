@@ -5,9 +5,12 @@ another, without a word. :func:`run_settings` describes both; given to ``Checkpo
 in each step and compared on ``restore``.
 """
 
+import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import optax
 
 from wdlab.instruments import decay_plan, plan_differences
@@ -70,7 +73,7 @@ def setting_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> lis
     lines = []
     for key in {**saved, **now}:
         there, here = saved.get(key, "absent"), now.get(key, "absent")
-        if there == here:
+        if there == here or _as_text(there) == _as_text(here):  # NaN is equal to itself there.
             continue
         if _is_plan(there) and _is_plan(here):
             lines += [f"decay plan: {line}" for line in plan_differences(here, there)]
@@ -79,6 +82,35 @@ def setting_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> lis
         else:
             lines.append(f"{key} is {_short(there)} there, {_short(here)} here")
     return lines
+
+
+def as_json(value: Any, name: str) -> Any:
+    """The value as JSON gives it back: tuples are lists, NumPy scalars and small arrays numbers.
+
+    Raises:
+      TypeError: If it cannot be written as JSON; ``name`` and the place in it are in the message.
+
+    >>> as_json({"lr": np.float32(0.5), "betas": (0.9, 0.95)}, "settings")
+    {'lr': 0.5, 'betas': [0.9, 0.95]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item, f"{name}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item, f"{name}[{n}]") for n, item in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        return as_json(np.asarray(value).tolist(), name)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(
+        f"{name} is a {type(value).__name__}: only what JSON can hold is kept here (numbers, "
+        "strings, lists, dicts); give a text, or arrays as part of the state"
+    )
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=repr)
 
 
 def _is_plan(value: Any) -> bool:
