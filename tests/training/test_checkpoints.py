@@ -1,9 +1,13 @@
-"""wdlab.checkpoint: nothing wrong is ever restored, and an older good step is found."""
+"""Nothing wrong is ever restored, an older good step is found, and the user is told in a line."""
 
 import gc
 import json
+import math
+import os
 import random
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +20,9 @@ from wdlab.training import CheckpointError, Checkpoints, SkipNonfiniteState
 from wdlab.training.checksum import leaf_checksum
 
 FLIPS = 10
-# TensorStore futures of a failed read are collected with their exception unread.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+ONE = {"x": jnp.ones(2)}
+# What a failed read or write leaves behind would be reported where it is collected.
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 
 
 def equal(a, b):
@@ -71,13 +76,43 @@ def test_arrays_may_be_donated_right_after_save(tmp_path):
     assert restored.state["x"].tolist() == list(range(1000))
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path):
-    with Checkpoints(tmp_path, keep=2, best="val_loss") as checkpoints:
-        for step, loss in enumerate([3.0, 1.0, 2.0, 5.0, 4.0]):
-            checkpoints.save(step, {"x": jnp.float32(step)}, metrics={"val_loss": loss})
-        checkpoints.save(9, {"x": jnp.float32(9)})  # Without metrics: after a signal.
-        checkpoints.wait()
-        assert checkpoints.steps() == [1, 4, 9]
+@pytest.mark.parametrize("reopened", [False, True])
+@pytest.mark.parametrize(
+    ("losses", "kept", "best"),
+    [
+        ([3.0, 1.0, 2.0, 5.0, 4.0], [1, 3, 4], 1),
+        ([0.5, 0.1, 0.6, math.nan, 0.7, 0.8], [1, 4, 5], 1),
+        ([math.nan, 0.2, 0.6, 0.7, math.nan, math.nan], [1, 4, 5], 1),
+        ([math.inf, -math.inf, 0.6, 0.7], [1, 2, 3], 1),
+        ([0.2, 0.2, 0.3, 0.4, 0.4], [1, 3, 4], 1),
+        ([math.nan] * 4, [2, 3], None),
+        ([0.1, None, None, None], [0, 2, 3], 0),  # Without metrics: after a signal.
+        ([None] * 3, [1, 2], None),
+        ([0.1, "other", "other", 0.2], [0, 2, 3], 0),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:the metrics have no 'loss'")
+def test_the_newest_and_the_best_are_kept_and_nan_is_never_best(
+    losses, kept, best, reopened, tmp_path
+):
+    checkpoints = Checkpoints(tmp_path, keep=2, best="loss")
+    for step, loss in enumerate(losses):
+        metrics = {"other": 0.0} if loss == "other" else loss if loss is None else {"loss": loss}
+        checkpoints.save(step, {"x": jnp.float32(step)}, metrics=metrics)
+        if reopened:
+            checkpoints.close()
+            checkpoints = Checkpoints(tmp_path, keep=2, best="loss")
+    checkpoints.close()
+    with Checkpoints(tmp_path, read_only=True, best="loss") as checkpoints:
+        assert (checkpoints.steps(), checkpoints.best_step()) == (kept, best)
+
+
+def test_metrics_without_the_one_that_decides_are_warned_of(tmp_path):
+    with (
+        Checkpoints(tmp_path, best="val_loss") as checkpoints,
+        pytest.warns(UserWarning, match="no 'val_loss', which decides what is best; .* loss"),
+    ):
+        checkpoints.save(1, ONE, metrics={"loss": 1.0})
 
 
 def test_one_flipped_bit_never_gives_wrong_values(pristine, tmp_path):
@@ -182,16 +217,231 @@ def test_other_settings_are_refused_by_name(tmp_path):
     [
         ({"x": jnp.ones(3)}, r"x is float32\[2\] there, float32\[3\] here"),
         ({"x": jnp.ones(2, jnp.bfloat16)}, r"x is float32\[2\] there, bfloat16\[2\] here"),
+        ({"x": 1.0}, r"x is float32\[2\] there, float here"),
         ({"y": jnp.ones(2)}, r"x is float32\[2\] there, absent here"),
     ],
-    ids=["shape", "dtype", "name"],
+    ids=["shape", "dtype", "number", "name"],
 )
-def test_another_layout_is_refused_by_name_and_never_cast(tmp_path, like, message):
+@pytest.mark.parametrize("partial", [False, True])
+def test_another_layout_is_refused_by_name_and_never_cast(tmp_path, like, message, partial):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, {"x": jnp.ones(2)})
+        checkpoints.save(1, ONE)
+        if partial and "y" in like:
+            message = "nothing of what is wanted: it has x; wanted is y"
         with pytest.raises(CheckpointError, match=message):
-            checkpoints.restore(like)
+            checkpoints.restore(like, partial=partial)
         assert checkpoints.steps() == [1]
+
+
+def test_a_part_is_restored_and_what_is_new_keeps_its_values(tmp_path):
+    state = {"params": {"w": jnp.arange(3.0)}, "opt_state": [jnp.ones(3), jnp.int32(7)]}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+        like = {"params": {"w": jax.ShapeDtypeStruct((3,), jnp.float32)}, "ema": jnp.full(3, 5.0)}
+        with pytest.raises(CheckpointError, match="opt_state/0 is .* there, absent here"):
+            checkpoints.restore(like)
+        found = checkpoints.restore(like, partial=True)
+        assert found.filled == ["ema"]
+        assert jax.tree.map(lambda x: x.tolist(), found.state) == {
+            "params": {"w": [0.0, 1.0, 2.0]},
+            "ema": [5.0] * 3,
+        }
+        with pytest.raises(CheckpointError, match="no ema: give an array with its first values"):
+            checkpoints.restore(like | {"ema": like["params"]["w"]}, partial=True)
+
+
+def test_every_kind_of_leaf_comes_back_as_it_was(tmp_path):
+    """64 bits too, which JAX would shorten; entries that Orbax refuses: numbers, size 0, none."""
+    state = {
+        "numpy": np.arange(3) + 2**40,
+        "half": np.ones(2, jnp.bfloat16),
+        "complex": np.asarray([1 + 2j]),
+        "scalars": [np.float32(0.1), np.int64(2**40), np.float64(0.1), np.bool_(True)],
+        "numbers": [3, 0.1, True, 1j],
+        "empty": [jnp.zeros((0, 3)), np.zeros((2, 0))],
+        "key": jax.random.key(3),
+    }
+    like = jax.tree.map(lambda x: type(x)() if np.isscalar(x) else x * 0, state | {"key": 0})
+    like["key"] = jax.random.key(0)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+        found = checkpoints.restore(like).state
+        checkpoints.save(2, {})
+        assert checkpoints.restore({}).state == {}
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
+        assert type(one) is type(other)
+        assert jnp.shape(one) == jnp.shape(other)
+        assert np.all(np.asarray(one == other))
+        assert getattr(one, "dtype", None) == getattr(other, "dtype", None)
+
+
+@pytest.mark.parametrize("saved", [3, jnp.int32(3)], ids=["int", "int32"])
+@pytest.mark.parametrize(
+    ("like", "kind"),
+    [(0, int), (jnp.int32(0), jax.Array), (jax.ShapeDtypeStruct((), jnp.int32), jax.Array)],
+    ids=["int", "int32", "shape"],
+)
+def test_a_count_may_be_a_number_here_and_an_array_there(saved, like, kind, tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"count": saved})
+        found = checkpoints.restore({"count": like}).state["count"]
+        assert found == 3
+        assert isinstance(found, kind)
+        with pytest.raises(CheckpointError, match="count is int.* there, float"):
+            checkpoints.restore({"count": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"settings": {"a": [{1, 2}]}}, r"settings\['a'\]\[0\] is a set"),
+        ({"keep": 0}, "keep must be a whole number >= 1, got 0"),
+        ({"keep": 1.5}, "keep must be a whole number >= 1, got 1.5"),
+        ({"keep": True}, "keep must be a whole number >= 1, got True"),
+    ],
+)
+def test_arguments_that_cannot_be_are_named(changes, message, tmp_path):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Checkpoints(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((-1, ONE), "step must be a whole number >= 0, got -1"),
+        ((1.5, ONE), "float"),
+        ((1, {"x": "text"}), "x is a str: a state holds arrays and numbers"),
+        ((1, {"x": np.asarray(["text"])}), "x is a ndarray"),
+        ((1, {"a/b": 1, "a": {"b": 2}}), "two leaves of the state have the path 'a/b'"),
+        ((1, ONE, {"data": b"bytes"}), r"record\['data'\] is a bytes"),
+    ],
+)
+def test_what_cannot_be_saved_is_named_and_harms_nothing(arguments, message, tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        step, state, *record = arguments
+        with pytest.raises((TypeError, ValueError), match=message):
+            checkpoints.save(step, state, record=record[0] if record else None)
+        checkpoints.save(np.int64(2), ONE)
+        checkpoints.save(jnp.int32(3), ONE)
+        checkpoints.wait()
+        assert checkpoints.steps() == [2, 3]
+
+
+def test_settings_may_hold_nan_and_numpy(tmp_path):
+    settings = {"lr": np.float32(0.5), "betas": (0.9, 0.95), "clip": math.nan, "folder": tmp_path}
+    with Checkpoints(tmp_path, settings=settings) as checkpoints:
+        checkpoints.save(1, ONE)
+        assert checkpoints.restore(ONE).differences == []
+    with pytest.raises(CheckpointError, match="clip is nan there, 1.0 here"):
+        restore(tmp_path, ONE, settings=settings | {"clip": 1.0})
+
+
+def test_the_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Checkpoints("~/run") as checkpoints:
+        checkpoints.save(1, ONE)
+    assert (tmp_path / "run" / "1").is_dir()
+
+
+def test_a_step_that_is_not_there_is_told_from_a_damaged_one(copied):
+    with Checkpoints(copied) as checkpoints:
+        with pytest.raises(CheckpointError, match="there is no step 7 in .*: it has 10, 20"):
+            checkpoints.restore(make_state(), step=7)
+        assert checkpoints.restore(make_state(), step=10).step == 10
+
+
+def test_a_renamed_folder_is_refused(copied):
+    (copied / "20").rename(copied / "70")
+    with pytest.raises(CheckpointError, match="/70 holds step 20: its folder was renamed"):
+        restore(copied)
+    assert (copied / "70").is_dir()
+
+
+def test_a_lock_that_is_a_link_is_refused_and_what_it_leads_to_kept(tmp_path):
+    other = tmp_path / "other"
+    other.write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(other)
+    with pytest.raises(CheckpointError, match="its .lock is a symbolic link"):
+        Checkpoints(tmp_path / "run")
+    assert other.read_text() == "precious"
+
+
+def test_a_second_one_of_this_process_is_told_what_to_close(tmp_path):
+    first = Checkpoints(tmp_path)
+    with pytest.raises(CheckpointError, match="same as this one.*Checkpoints.close_all()"):
+        Checkpoints(tmp_path)
+    first.save(1, ONE)
+    Checkpoints.close_all()
+    with Checkpoints(tmp_path) as second:
+        assert second.restore(ONE).step == 1
+        with pytest.raises(CheckpointError, match="is closed: step 2 cannot be saved"):
+            first.save(2, ONE)
+    first.close()  # Nothing is left to close.
+
+
+def test_a_reader_sees_what_another_run_has_saved_since(tmp_path):
+    with Checkpoints(tmp_path) as writer, Checkpoints(tmp_path, read_only=True) as reader:
+        assert reader.restore(ONE) is None
+        writer.save(1, ONE)
+        writer.wait()
+        assert reader.restore(ONE).step == 1
+
+
+def run(script, folder):
+    """A process of its own, for what it prints and how it ends."""
+    start = f"""
+import resource
+import jax.numpy as jnp
+from wdlab.training import CheckpointError, Checkpoints
+state = {{"x": jnp.arange(2.0**18) ** 0.5}}
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+def told(act, *arguments):
+    try:
+        act(*arguments)
+    except CheckpointError as error:
+        print(str(error).split(" in ")[0])
+c = Checkpoints({os.fspath(folder)!r}, keep=1)
+"""
+    return subprocess.run([sys.executable, "-c", start + script], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("saves", "said", "steps"),
+    [
+        ("told(c.wait); limit(-1); c.save(3, state)", ["step 2 could not be saved"], [3]),
+        (
+            "told(c.save, 3, state); told(c.wait); limit(-1); c.save(4, state)",
+            ["step 2 could not be saved", "step 3 could not be saved"],
+            [4],
+        ),
+        ("told(c.close); limit(-1)", ["step 2 could not be saved"], [1]),
+    ],
+)
+def test_after_a_full_disk_was_freed_the_next_step_is_saved(saves, said, steps, tmp_path):
+    """No traceback of Orbax, no half step left, the older one still there."""
+    script = f"c.save(1, state); c.wait(); limit(2**16); c.save(2, state); {saves}"
+    done = run(script, tmp_path)
+    assert (done.stdout.splitlines(), done.stderr) == (said, "")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == steps
+        assert checkpoints.restore({"x": jnp.zeros(2**18)}).step == steps[-1]
+
+
+@pytest.mark.parametrize("last_words", ["", "1 / 0", "c.close(); c.close()"])
+def test_a_script_that_ends_writes_what_it_saved_last(last_words, tmp_path):
+    done = run(f"for step in range(3): c.save(step, state)\n{last_words}", tmp_path)
+    assert done.returncode == (last_words == "1 / 0")
+    assert done.stderr.count("Traceback") == (last_words == "1 / 0")
+    assert restore(tmp_path, {"x": jnp.zeros(2**18)}).step == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "2"]
+
+
+def test_a_script_that_ends_on_a_full_disk_says_so_in_a_line(tmp_path):
+    done = run("c.save(1, state); c.wait(); limit(2**16); c.save(2, state)", tmp_path)
+    assert done.stderr.startswith("error: step 2 could not be saved in ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32", "uint8", "complex64"])
@@ -241,7 +491,7 @@ def test_reading_one_step_of_another_run_leaves_its_folder_alone(tmp_path):
 
 
 def test_tensorstore_still_leaks_its_metrics(tmp_path):
-    """Once this fails, delete ``stop_metrics_leak`` of wdlab/training/orbax_io.py, and this."""
+    """Once this fails, delete ``stop_metrics_leak`` of training/orbax_manager.py, and this."""
     tensorstore.KvStore.open(f"file://{tmp_path}/").result().write("key", b"value").result()
 
     def objects():

@@ -1,13 +1,14 @@
 """Orbax checkpoints with what Orbax lacks: a checksum per leaf, and fall-back to a good step.
 
 Orbax restores a file with a flipped bit without a word, never falls back to an older step, and
-restores into a run whose settings have changed. :class:`Checkpoints` writes three things into each
-Orbax step: the arrays, under their paths; a JSON record of the caller (iterator state, metadata);
-and in the same record the step, its metrics, the checksum, shape and dtype of every array and the
-run's settings. All of it is checked when the step is read.
+restores into a run whose settings have changed. :class:`Checkpoints` writes into each Orbax step
+the arrays, under their paths, and a JSON record: what the caller gives (iterator state), the step,
+its metrics, the run's settings, and the checksum, shape and dtype of every array. All of it is
+checked when the step is read.
 """
 
 import atexit
+import contextlib
 import operator
 import os
 import sys
@@ -20,14 +21,7 @@ import orbax.checkpoint as ocp
 
 from wdlab._core.checks import check_whole
 from wdlab._core.names import first_few
-from wdlab.training.checksum import (
-    layout,
-    leaf_checksums,
-    named_leaves,
-    read_record,
-    sealed,
-    stored,
-)
+from wdlab.training.checksum import described, sealed
 from wdlab.training.kept_steps import KeptSteps
 from wdlab.training.orbax_io import CheckpointError, as_path, lock, reason, together
 from wdlab.training.orbax_manager import Manager
@@ -35,6 +29,7 @@ from wdlab.training.reading import read_step, set_aside
 from wdlab.training.settings import as_json, setting_differences
 
 PyTree = Any
+_NO_LOCK = contextlib.nullcontext()
 
 
 class Restored(NamedTuple):
@@ -91,12 +86,15 @@ class Checkpoints:
         self.directory = as_path(directory)
         self._settings = as_json(settings or {}, "settings")
         check_whole("keep", keep)
-        self._kept = KeptSteps(keep, best, self._metrics_of)
+        self._kept = KeptSteps(self.directory, keep, best)
         self._read_only = read_only
         self._process = os.getpid()
         writes = jax.process_index() == 0 and not read_only
-        self._lock = together(lambda: lock(self.directory) if writes else None)
-        self._manager = Manager(self.directory, self._kept, read_only)
+        with contextlib.ExitStack() as held:
+            held.enter_context(together(lambda: lock(self.directory) if writes else _NO_LOCK))
+            self._manager = Manager(self.directory, self._kept, read_only)
+            held.callback(self._manager.close)
+            self._held = held.pop_all()  # Released here where that fails, else by ``close``.
         self._open.append(self)
 
     def __enter__(self) -> "Checkpoints":
@@ -145,15 +143,13 @@ class Checkpoints:
             raise CheckpointError(f"{self._where} {how}: step {step} cannot be saved")
         if step in self._manager.steps():
             return
-        leaves = {name: stored(leaf) for name, leaf in named_leaves(state).items()}
-        arrays = {name: leaf for name, leaf in leaves.items() if leaf.size}  # Orbax needs entries.
+        arrays, leaves = described(state)
         body = {
             "step": step,
             "record": as_json(record or {}, "record"),
             "metrics": as_json(metrics or {}, "metrics"),
             "settings": self._settings,
-            "layout": {name: layout(leaf) for name, leaf in named_leaves(state).items()},
-            "checksums": {n: [int(w) for w in pair] for n, pair in leaf_checksums(arrays).items()},
+            **leaves,
         }
         self._kept.note(step, body["metrics"])
         items = {"state": ocp.args.StandardSave(arrays)} if arrays else {}
@@ -187,16 +183,10 @@ class Checkpoints:
           CheckpointError: If the settings or the arrays' layout differ, or no step is whole.
         """
         self.wait()
-        there = self.steps()
-        if step is not None and step not in there:
-            found = f"it has {first_few([str(n) for n in there])}" if there else "it has none"
-            raise CheckpointError(f"there is no step {step} in {self._where}: {found}")
+        settings = self._settings if check_settings else None
         damaged: dict[int, str] = {}
-        for number in reversed(there) if step is None else [step]:
-            folder, settings = (
-                self.directory / str(number),
-                self._settings if check_settings else None,
-            )
+        for number in self._to_try(step):
+            folder = self.directory / str(number)
             try:
                 state, body, filled = read_step(folder, like, settings, partial)
             except CheckpointError:
@@ -232,29 +222,27 @@ class Checkpoints:
             self.wait()
         finally:
             self._open.remove(self)
-            self._manager.close()
-            if self._lock is not None:
-                self._lock.__exit__(None, None, None)
+            self._held.close()
 
     @classmethod
     def close_all(cls) -> None:
         """Closes all that this process has open, such as those of a notebook's earlier cells."""
         for checkpoints in list(cls._open):
-            if (
-                checkpoints._process == os.getpid()
-            ):  # Not those of the process this was forked from.
+            if checkpoints._process == os.getpid():  # Not those of a process that forked this one.
                 checkpoints.close()
+
+    def _to_try(self, step: int | None) -> list[int]:
+        there = self.steps()
+        if step is None:
+            return there[::-1]
+        if step not in there:
+            found = f"it has {first_few([str(n) for n in there])}" if there else "it has none"
+            raise CheckpointError(f"there is no step {step} in {self._where}: {found}")
+        return [step]
 
     @property
     def _where(self) -> str:
         return os.fspath(self.directory)
-
-    def _metrics_of(self, step: int) -> Mapping[str, Any]:
-        """Those in the record of a step; of a damaged one, none."""
-        try:
-            return read_record(self.directory / str(step))["metrics"]
-        except Exception:  # noqa: BLE001  Damaged files raise anything.
-            return {}
 
 
 def _close_at_exit() -> None:

@@ -156,6 +156,20 @@ def leaf_checksums(leaves: dict[str, jax.Array]) -> dict[str, np.ndarray]:
     return jax.device_get(sums)
 
 
+def described(state: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arrays to write, by path, and what the record says of the leaves.
+
+    Example:
+      >>> described({"n": 3, "none": jnp.zeros(0)})[1]["layout"]
+      {'n': 'int', 'none': 'float32[0]'}
+    """
+    leaves = named_leaves(state)
+    arrays = {name: stored(leaf) for name, leaf in leaves.items()}
+    arrays = {name: array for name, array in arrays.items() if array.size}  # Orbax needs entries.
+    sums = {name: [int(word) for word in pair] for name, pair in leaf_checksums(arrays).items()}
+    return arrays, {"layout": {n: layout(leaf) for n, leaf in leaves.items()}, "checksums": sums}
+
+
 def _halves(leaf: Any) -> Any:
     """A NumPy array of 64 bits as one of 32, which JAX does not shorten."""
     if not isinstance(leaf, np.ndarray) or leaf.dtype.kind not in "iufc" or leaf.itemsize < 8:
@@ -179,7 +193,7 @@ def read_record(step_folder: epath.Path) -> dict[str, Any]:
     Raises:
       ValueError, OSError: If it is not what was saved.
 
-    >>> read_record(as_path("/nowhere/10"))
+    >>> read_record(epath.Path("/nowhere/10"))
     Traceback (most recent call last):
     FileNotFoundError: ...
     """

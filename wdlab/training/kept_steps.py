@@ -2,37 +2,40 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
 from wdlab._core.names import first_few
+from wdlab.training.checksum import read_record
 
 
 class KeptSteps:
     """A preservation policy of Orbax that knows no best step where the metric is NaN or missing.
 
     Args:
+      directory: Where the steps of earlier processes lie.
       keep: How many of the newest steps stay.
       best: The metric's name; None: only the newest stay.
-      read_metrics: Step -> the metrics that an earlier process saved with it.
 
     Example:
-      >>> kept = KeptSteps(1, "loss", lambda step: {"loss": [0.5, math.nan, 0.7, 0.9][step]})
-      >>> kept.best_of([0, 1, 2, 3])
+      >>> kept = KeptSteps(epath.Path("/nowhere"), 1, "loss")
+      >>> for step, loss in enumerate((0.5, math.nan, 0.7)):
+      ...     kept.note(step, {"loss": loss})
+      >>> kept.best_of([0, 1, 2])
       0
     """
 
-    def __init__(
-        self, keep: int, best: str | None, read_metrics: Callable[[int], Mapping[str, Any]]
-    ):
-        self._keep, self._best, self._read_metrics = keep, best, read_metrics
+    def __init__(self, directory: epath.Path, keep: int, best: str | None):
+        self._directory, self._keep, self._best = directory, keep, best
         self._values: dict[int, float] = {}
 
     def note(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Remembers what a step is saved with."""
         if self._best is not None and metrics and self._best not in metrics:
             warnings.warn(
-                f"step {step} has no {self._best!r}, which decides what is best: its metrics are "
+                f"the metrics have no {self._best!r}, which decides what is best; they have "
                 f"{first_few(list(metrics))}",
                 stacklevel=3,
             )
@@ -42,7 +45,11 @@ class KeptSteps:
         """The step with the lowest metric, of equal ones the newest; None if no step has any."""
         for step in steps:
             if step not in self._values:
-                self.note(step, self._read_metrics(step))
+                try:
+                    metrics = read_record(self._directory / str(step))["metrics"]
+                except Exception:  # noqa: BLE001  Damaged files raise anything.
+                    metrics = {}
+                self.note(step, metrics)
         ranked = [step for step in reversed(steps) if not math.isnan(self._values[step])]
         return min(ranked, key=self._values.__getitem__, default=None)
 

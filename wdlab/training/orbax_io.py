@@ -82,7 +82,8 @@ def lock(directory: epath.Path) -> Any:
         directory.mkdir(parents=True, exist_ok=True)
         if fcntl is None or "://" in where:
             return contextlib.nullcontext()
-        file = open(os.path.join(where, ".lock"), "r+", opener=_open_no_link)  # noqa: SIM115
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # What a link leads to would be overwritten.
+        file = open(os.open(os.path.join(where, ".lock"), flags, 0o666), "r+")  # noqa: SIM115
     except OSError as error:
         why = "its .lock is a symbolic link" if error.errno == errno.ELOOP else error.strerror
         raise CheckpointError(
@@ -105,11 +106,6 @@ def lock(directory: epath.Path) -> Any:
     file.write(own)
     file.flush()
     return file
-
-
-def _open_no_link(path: str, flags: int) -> int:
-    """Opens or makes a file; a link is refused, for what it leads to would be overwritten."""
-    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
 
 
 def read_arrays(
@@ -145,7 +141,7 @@ def read_arrays(
 
 
 def _read(step_folder: epath.Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    kinds = [
+    kinds: list[Any] = [
         (kind, _Patient(type_handlers.get_type_handler(kind))) for kind in (np.ndarray, jax.Array)
     ]
     registry = type_handlers.create_type_handler_registry(*kinds)

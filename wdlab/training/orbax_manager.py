@@ -24,7 +24,7 @@ class Manager:
     Example:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
-      ...     Manager(epath.Path(folder), KeptSteps(1, None, dict), True).steps()
+      ...     Manager(epath.Path(folder), KeptSteps(epath.Path(folder), 1, None), True).steps()
       []
     """
 
@@ -37,10 +37,10 @@ class Manager:
         )
         stop_metrics_leak()
         self._start = functools.partial(ocp.CheckpointManager, directory, options=options)
-        self._orbax = self._start()
-        self._saving: int | None = None
         self._quiet = _OrbaxErrors()
         logging.getLogger("absl").addFilter(self._quiet)
+        self._orbax = self._start()
+        self._saving: int | None = None
 
     def steps(self) -> list[int]:
         """Those on disk when this was made or ``reload`` called, and those saved since."""
