@@ -1,19 +1,18 @@
 """Orbax checkpoints with what Orbax lacks: a checksum per leaf, and fall-back to a good step.
 
 Orbax restores a file with a flipped bit without a word, never falls back to an older step, and
-restores into a run whose settings have changed. :class:`Checkpoints` writes into each Orbax step
-the arrays, under their paths, and a JSON record: what the caller gives (iterator state), the step,
-its metrics, the run's settings, and the checksum, shape and dtype of every array. All of it is
-checked when the step is read.
+restores into a run whose settings have changed. :class:`Checkpoints` writes with the arrays a JSON
+record: what the caller gives (iterator state), the step, its metrics, the run's settings, and the
+checksum, shape and dtype of every array. All of it is checked when the step is read.
 """
 
 import atexit
-import contextlib
 import operator
 import os
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -29,7 +28,6 @@ from wdlab.training.reading import read_step, set_aside
 from wdlab.training.settings import as_json, setting_differences
 
 PyTree = Any
-_NO_LOCK = contextlib.nullcontext()
 
 
 class Restored(NamedTuple):
@@ -46,11 +44,11 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run.
 
-    Use it in a ``with`` block or call ``close``; at the end of a program that did neither, what was
-    saved last is still written.
+    Use it in a ``with`` block or call ``close``. A program that does neither writes its last step
+    when it ends.
 
     Args:
-      directory: Where the steps lie, one folder each; ``~`` is the home folder.
+      directory: Where the steps lie, one folder each.
       settings: What must be equal for a resumed run to be the same run: JSON values, such as
         :func:`wdlab.training.run_settings` gives. Stored in each step and compared by ``restore``.
       keep: How many of the newest steps to keep, >= 1.
@@ -90,8 +88,8 @@ class Checkpoints:
         self._read_only = read_only
         self._process = os.getpid()
         writes = jax.process_index() == 0 and not read_only
-        with contextlib.ExitStack() as held:
-            held.enter_context(together(lambda: lock(self.directory) if writes else _NO_LOCK))
+        with ExitStack() as held:
+            held.enter_context(together(lambda: lock(self.directory) if writes else nullcontext()))
             self._manager = Manager(self.directory, self._kept, read_only)
             held.callback(self._manager.close)
             self._held = held.pop_all()  # Released here where that fails, else by ``close``.
@@ -139,19 +137,15 @@ class Checkpoints:
         step = operator.index(step)  # Of an array too.
         check_whole("step", step, least=0)
         if self._read_only or self not in self._open:
-            how = "was opened with read_only=True" if self._read_only else "is closed"
-            raise CheckpointError(f"{self._where} {how}: step {step} cannot be saved")
+            how = "opened with read_only=True" if self._read_only else "closed"
+            raise CheckpointError(f"{self._where} is {how}: step {step} cannot be saved")
         if step in self._manager.steps():
             return
         arrays, leaves = described(state)
-        body = {
-            "step": step,
-            "record": as_json(record or {}, "record"),
-            "metrics": as_json(metrics or {}, "metrics"),
-            "settings": self._settings,
-            **leaves,
-        }
-        self._kept.note(step, body["metrics"])
+        given = {"record": as_json(record or {}, "record")}
+        given["metrics"] = as_json(metrics or {}, "metrics")
+        body = {"step": step, "settings": self._settings, **given, **leaves}
+        self._kept.note(step, given["metrics"])
         items = {"state": ocp.args.StandardSave(arrays)} if arrays else {}
         args = ocp.args.Composite(record=ocp.args.JsonSave(sealed(body)), **items)
         self._manager.save(step, args)
@@ -175,9 +169,8 @@ class Checkpoints:
           check_settings: Whether settings that differ are an error; otherwise they are returned.
             A number that ``inject_hyperparams`` keeps in the state is then the checkpoint's.
           step: Only this one, and nothing is renamed; None: the newest that is whole.
-          partial: Whether ``like`` may have other paths than the step: those that it lacks (only
-            ``params`` are wanted) are not read, those that only it has (a new moving average) keep
-            its values.
+          partial: Whether ``like`` may have other paths than the step. What it lacks is not read;
+            what only it has, such as a new moving average, keeps its values.
 
         Raises:
           CheckpointError: If the settings or the arrays' layout differ, or no step is whole.
@@ -199,10 +192,10 @@ class Checkpoints:
                 self._manager.reload()
             differences = setting_differences(body["settings"], self._settings)
             return Restored(number, state, body["record"], damaged, differences, filled)
-        if damaged:
-            reasons = "; ".join(f"step {number}: {why}" for number, why in damaged.items())
-            raise CheckpointError(f"no checkpoint in {self._where} is whole: {reasons}")
-        return None
+        if not damaged:
+            return None
+        reasons = "; ".join(f"step {number}: {why}" for number, why in damaged.items())
+        raise CheckpointError(f"no checkpoint in {self._where} is whole: {reasons}")
 
     def wait(self) -> None:
         """Returns when everything saved so far is on disk.
@@ -210,8 +203,7 @@ class Checkpoints:
         Raises:
           CheckpointError: If it cannot be written.
         """
-        failure = self._manager.failure()
-        if failure is not None:
+        if (failure := self._manager.failure()) is not None:
             raise failure
 
     def close(self) -> None:
@@ -246,13 +238,12 @@ class Checkpoints:
 
 
 def _close_at_exit() -> None:
-    """Ends the saves of a program that forgot to; what cannot be written is one line on stderr."""
-    while Checkpoints._open:
-        try:
-            Checkpoints.close_all()
-            return
-        except CheckpointError as error:
-            sys.stderr.write(f"error: {error}\n")
+    """What cannot be written is one line on stderr."""
+    try:
+        Checkpoints.close_all()
+    except CheckpointError as error:
+        sys.stderr.write(f"error: {error}\n")
+        _close_at_exit()  # The others.
 
 
 # Not atexit: it comes when concurrent.futures takes no more work, which Orbax needs to finish.
