@@ -1,4 +1,4 @@
-"""Rules, presets, and the mistakes people make with them (R8, R10)."""
+"""Rules, presets, and the mistakes people make with them."""
 
 import warnings
 from typing import NamedTuple
@@ -52,6 +52,7 @@ PRESETS = {
     "MINGPT": KERNELS,
     "DEEPSPEED_CHAT": KERNELS | EMBEDDINGS | INNER_NORMS,  # 'ln_1' is not in its list.
     "BIG_VISION": KERNELS,
+    "STATE_SPACE": KERNELS | EMBEDDINGS,
 }
 
 
@@ -103,7 +104,7 @@ def test_unmatched_leaf_names_the_leaf_and_the_line_to_write():
         decay_scales({"ln_f": {"bias": np.ones(2)}}, (Rule("kernel"),))
 
 
-# R8: twenty mistakes, each refused at construction or by check_rules, most naming a real path.
+# Twenty mistakes, each refused at construction or by check_rules, most naming a real path.
 def _gpt_tree(**changes):
     return {"wte": 1.0, "wpe": 1.0, "blocks": 1.0, "ln_f": 0.0} | changes
 
@@ -145,13 +146,13 @@ TYPOS = {
 
 
 @pytest.mark.parametrize("name", TYPOS)
-def test_r8_typos_are_refused_and_name_what_is_near(name):
+def test_typos_are_refused_and_name_what_is_near(name):
     policy, message = TYPOS[name]
     with pytest.raises((TypeError, ValueError), match=message):
         check_rules(GPT, policy() if callable(policy) and name != "function" else policy)
 
 
-def test_r8_uniform_rules_need_an_explicit_yes():
+def test_uniform_rules_need_an_explicit_yes():
     policy = (Rule(".*kernel"), Rule(".*", 0.5))
     check_rules(GPT, policy, allow_uniform=True)
     check_rules(GPT, rules.ALL)
@@ -180,7 +181,7 @@ def test_nearest_path():
     assert nearest_path("anything", []) is None
 
 
-# R10: containers. The same names give the same plan, at init and at update.
+# Containers. The same names give the same plan, at init and at update.
 class Pair(NamedTuple):
     kernel: jax.Array
     bias: jax.Array
@@ -228,7 +229,7 @@ CONTAINERS = {
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_r10_same_names_give_the_same_plan(name):
+def test_same_names_give_the_same_plan(name):
     tree = CONTAINERS[name]()
     assert [p for p, _ in sorted(leaves_with_paths(tree))] == ["dense/bias", "dense/kernel"]
     assert decayed(tree, rules.NO_BIAS_OR_NORM) == {"dense/kernel"}
@@ -244,12 +245,12 @@ def test_r10_same_names_give_the_same_plan(name):
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_r10_a_plain_dict_of_scales_serves_every_container(name):
+def test_a_plain_dict_of_scales_serves_every_container(name):
     scales = decay_scales(CONTAINERS[name](), {"dense": {"kernel": 0.5, "bias": False}})
     assert dict(leaves_with_paths(scales)) == {"dense/kernel": 0.5, "dense/bias": 0.0}
 
 
-def test_r10_lists_tuples_and_haiku():
+def test_lists_tuples_and_haiku():
     assert [p for p, _ in leaves_with_paths([{"w": 1.0}, (2.0, 3.0)])] == ["0/w", "1/0", "1/1"]
     model = hk.transform(lambda x: hk.Sequential([hk.Linear(2), hk.LayerNorm(-1, True, True)])(x))
     params = model.init(jax.random.key(0), jnp.ones((1, 3)))
@@ -257,7 +258,7 @@ def test_r10_lists_tuples_and_haiku():
     assert decayed(params, rules.KERNELS_ONLY) == {"linear/w"}
 
 
-def test_r10_equinox_layers():
+def test_equinox_layers():
     keys = jax.random.split(jax.random.key(0))
     model = {
         "embed": eqx.nn.Embedding(4, 3, key=keys[0]),
@@ -268,7 +269,7 @@ def test_r10_equinox_layers():
     assert decayed(params, rules.KERNELS_ONLY) == {"layers/0/weight"}
 
 
-def test_r10_scanned_and_vmapped_stacks():
+def test_scanned_and_vmapped_stacks():
     """Under nn.scan and nnx.vmap a norm's scale has rank 2: paths decide, ranks would not."""
 
     class Block(nn.Module):
@@ -291,7 +292,7 @@ def test_r10_scanned_and_vmapped_stacks():
 
 
 @pytest.mark.parametrize("factory", ["decay_weights", "adamw", "toward"])
-def test_r10_nnx_optimizer_sees_one_plan_at_init_and_update(factory):
+def test_nnx_optimizer_sees_one_plan_at_init_and_update(factory):
     """Optax's path masks differ between the two: 'kernel/value' at init, 'kernel' at update."""
     make = {
         "decay_weights": lambda: wdlab.decay_weights(0.5, rules=rules.NO_BIAS_OR_NORM),

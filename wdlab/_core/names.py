@@ -20,11 +20,20 @@ def nearest(name: object, known: Iterable[str], cutoff: float = 0.0) -> str | No
     return lowered[found[0]] if found else None
 
 
+def printable(name: str) -> str:
+    r"""A name for messages and tables: line breaks and control characters escaped.
+
+    >>> printable("dense\n/kernel")
+    'dense\\n/kernel'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
 def first_few(items: Sequence[str], most: int = 5) -> str:
-    """Joins the first few, and counts the others.
+    """Joins the first few, each :func:`printable`, and counts the others.
 
     >>> first_few("abcdefg"), first_few(["a"])
     ('a, b, c, d, e and 2 more', 'a')
     """
     more = len(items) - most
-    return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(printable, items[:most])) + (f" and {more} more" if more > 0 else "")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wdlab.rules import decisions, leaves_with_paths
+from wdlab.rules import decisions, leaves_with_paths, parameters
 
 PyTree = Any
 # Step counts at which the decay is measured: a schedule that differs, differs at one of these.
@@ -89,12 +89,14 @@ class DecayPlan:
         return plan_differences(self.as_json(), other.as_json())
 
 
-def decay_plan(tx_or_rules: Any, params: PyTree) -> DecayPlan:
+def decay_plan(tx_or_rules: Any, params: PyTree, *, wrt: Any = None) -> DecayPlan:
     """Measures what decays, how much, when, and in which way.
 
     Args:
       tx_or_rules: An Optax transformation, or rules as in :func:`wdlab.decay_scales`.
-      params: Pytree of float arrays, or of ``jax.ShapeDtypeStruct``; the values do not matter.
+      params: Pytree of float arrays, or of ``jax.ShapeDtypeStruct``; the values do not matter. Or
+        a Flax nnx model.
+      wrt: What is trained of an nnx model, as in :func:`wdlab.decay_scales`.
 
     Returns:
       The plan; keep ``plan.as_json()`` or ``plan.digest()`` beside a checkpoint.
@@ -107,6 +109,7 @@ def decay_plan(tx_or_rules: Any, params: PyTree) -> DecayPlan:
     >>> plan.leaves[0].coefficient, plan.leaves[0].coupling
     (0.125, 'decoupled')
     """
+    params = parameters(params, wrt)
     rows = [(p, tuple(np.shape(leaf)), str(leaf.dtype)) for p, leaf in leaves_with_paths(params)]
     if not isinstance(tx_or_rules, optax.GradientTransformation):
         made = decisions(params, tx_or_rules)

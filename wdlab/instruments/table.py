@@ -9,15 +9,17 @@ from rich.console import Console
 from rich.table import Table
 
 from wdlab._core.dtypes import is_16_bit
-from wdlab.instruments.forecast import DecayProfile as DecayProfile
-from wdlab.instruments.forecast import decay_profile as decay_profile
+from wdlab._core.names import printable
 from wdlab.instruments.forecast import lost_to_rounding
 from wdlab.rules import (
     Decision,
     decisions,
+    doubts,
     looks_like_matrix,
     looks_like_norm_or_bias,
-    short_pattern,
+    normalize_rules,
+    parameters,
+    short_rule,
 )
 
 PyTree = Any
@@ -30,7 +32,7 @@ class DecayRow:
     path: str
     shape: tuple[int, ...]
     dtype: str
-    rule: str  # The deciding pattern, or 'pytree of scales'.
+    rule: str  # The deciding rule in short, or 'pytree of scales'.
     scale: float  # s; 0 is exempt
     warning: str  # Empty where the decision looks as usual.
 
@@ -68,8 +70,8 @@ class DecayTable:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is unusual: a norm or bias that decays, a matrix that does not."""
-        return tuple(f"{row.path}: {row.warning}" for row in self.rows if row.warning)
+        """What is unusual, or left open by the name: a norm or bias that decays, and the like."""
+        return tuple(f"{printable(row.path)}: {row.warning}" for row in self.rows if row.warning)
 
     @property
     def totals(self) -> str:
@@ -81,13 +83,14 @@ class DecayTable:
 
 
 def inspect_decay(
-    params: PyTree, rules: PyTree, *, shrink_per_step: float | None = None
+    params: PyTree, rules: PyTree, *, shrink_per_step: float | None = None, wrt: Any = None
 ) -> DecayTable:
     """Returns which leaves decay, by which rule and how much.
 
     Args:
-      params: Pytree of arrays, or of ``jax.ShapeDtypeStruct``.
+      params: Pytree of arrays or of ``jax.ShapeDtypeStruct``, or a Flax nnx model.
       rules: As in :func:`wdlab.decay_scales`.
+      wrt: What is trained of an nnx model, as there.
       shrink_per_step: kappa_t lambda at its peak, to be compared with each leaf's rounding step.
 
     Raises:
@@ -98,16 +101,18 @@ def inspect_decay(
     >>> table.totals
     'decayed: 1 tensors, 6 parameters; exempt: 1 tensors, 3 parameters'
     """
-    made = decisions(params, rules)
-    return DecayTable(tuple(_row(decision, shrink_per_step or 0.0) for decision in made))
+    rules = normalize_rules(rules)
+    decided = decisions(parameters(params, wrt), rules)
+    open_ = doubts(decided, rules)
+    shrink = shrink_per_step or 0.0
+    return DecayTable(tuple(_row(d, shrink, open_.get(d.path, "")) for d in decided))
 
 
-def _row(decision: Decision, shrink_per_step: float) -> DecayRow:
+def _row(decision: Decision, shrink_per_step: float, warning: str) -> DecayRow:
     path, leaf, rule, scale = decision
-    warning = ""
-    if scale > 0 and looks_like_norm_or_bias(path):
+    if scale > 0 and looks_like_norm_or_bias(path, np.ndim(leaf)):
         warning = "named like a bias or norm scale, decays"
-    if scale == 0 and looks_like_matrix(path):
+    if scale == 0 and looks_like_matrix(path, np.ndim(leaf)):
         warning = "named like a weight matrix, does not decay"
     if scale > 0 and is_16_bit(leaf):
         warning = lost_to_rounding(scale * shrink_per_step, leaf.dtype) or warning
@@ -115,7 +120,7 @@ def _row(decision: Decision, shrink_per_step: float) -> DecayRow:
         path=path,
         shape=tuple(np.shape(leaf)),
         dtype=str(getattr(leaf, "dtype", type(leaf).__name__)),
-        rule="pytree of scales" if rule is None else rule.pattern,
+        rule="pytree of scales" if rule is None else short_rule(rule),
         scale=scale,
         warning=warning,
     )
@@ -126,13 +131,15 @@ def print_decay(
     rules: PyTree,
     *,
     shrink_per_step: float | None = None,
+    wrt: Any = None,
     console: Console | None = None,
 ) -> DecayTable:
     """Prints the table of :func:`inspect_decay`, its totals and its warnings.
 
     Args:
-      params: Pytree of arrays, or of ``jax.ShapeDtypeStruct``.
+      params: Pytree of arrays or of ``jax.ShapeDtypeStruct``, or a Flax nnx model.
       rules: As in :func:`wdlab.decay_scales`.
+      wrt: What is trained of an nnx model, as there.
       shrink_per_step: kappa_t lambda at its peak (``DecayProfile.peak_shrink``); if given, leaves
         whose dtype would round it away are named.
       console: Where to; standard output if None.
@@ -145,7 +152,7 @@ def print_decay(
     path ...
     decayed: 1 tensors, 6 parameters; exempt: 0 tensors, 0 parameters
     """
-    report = inspect_decay(params, rules, shrink_per_step=shrink_per_step)
+    report = inspect_decay(params, rules, shrink_per_step=shrink_per_step, wrt=wrt)
     if console is None:  # A pipe or a log file gets wide lines instead of folded columns.
         terminal = Console()
         console = terminal if terminal.is_terminal else Console(width=140)
@@ -156,7 +163,7 @@ def print_decay(
     for row in report.rows:
         scale = "exempt" if row.scale == 0 else f"{row.scale:g}"
         shape = "x".join(map(str, row.shape)) or "scalar"
-        table.add_row(row.path, shape, row.dtype, short_pattern(row.rule), scale)
+        table.add_row(printable(row.path), shape, row.dtype, row.rule, scale)
     console.print(table, markup=False)
     console.print(report.totals, highlight=False)
     for warning in report.warnings:

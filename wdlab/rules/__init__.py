@@ -4,7 +4,9 @@ A rule is data: a regular expression that must match a leaf's whole path, and a 
 decays in full). The first rule that matches decides; a leaf that no rule matches is an error.
 """
 
-from wdlab.rules.paths import leaves_with_paths, masked_paths, nearest_path
+from wdlab.rules.coverage import RuleWarning, check_rules, doubts, warn_if_idle
+from wdlab.rules.decisions import Decision, decay_scales, decisions, normalize_rules
+from wdlab.rules.paths import leaves_with_paths, masked_paths, nearest_path, parameters
 from wdlab.rules.presets import (
     ALL,
     BERT,
@@ -15,21 +17,13 @@ from wdlab.rules.presets import (
     MINGPT,
     NANOGPT,
     NO_BIAS_OR_NORM,
+    STATE_SPACE,
     containing,
     looks_like_matrix,
     looks_like_norm_or_bias,
-    short_pattern,
+    short_rule,
 )
 from wdlab.rules.rule import Ndim, Rule, scale_value
-from wdlab.rules.scales import (
-    Decision,
-    RuleWarning,
-    check_rules,
-    decay_scales,
-    decisions,
-    normalize_rules,
-    warn_if_idle,
-)
 
 __all__ = [
     "ALL",
@@ -45,17 +39,20 @@ __all__ = [
     "Ndim",
     "Rule",
     "RuleWarning",
+    "STATE_SPACE",
     "check_rules",
     "containing",
     "decay_scales",
     "decisions",
+    "doubts",
     "leaves_with_paths",
     "looks_like_matrix",
     "looks_like_norm_or_bias",
     "masked_paths",
     "nearest_path",
     "normalize_rules",
+    "parameters",
     "scale_value",
-    "short_pattern",
+    "short_rule",
     "warn_if_idle",
 ]

@@ -2,12 +2,13 @@
 
 import math
 import numbers
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+
+from wdlab.rules.patterns import compile_pattern
 
 Ndim = int | tuple[int, int | None] | None
 
@@ -19,7 +20,8 @@ class Rule:
     The leaf's decay is ``scale * kappa_t * weight_decay``.
 
     Args:
-      pattern: A regular expression that must match the whole path (``re.fullmatch``).
+      pattern: A regular expression that must match the whole path (``re.fullmatch``; a dot matches
+        line breaks too).
       scale: Float >= 0, dimensionless; 0 exempts, 1 decays in full.
       ndim: A rank, or a (low, high) pair of ranks, both ends included and None for no upper end,
         that the leaf must have as well. Prefer paths: rank is not role in Flax, where attention
@@ -44,11 +46,9 @@ class Rule:
         if not isinstance(pattern, str):
             raise TypeError(f"Rule: pattern must be a string, got {pattern!r}.")
         try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(
-                f"Rule: pattern {pattern!r} is no regular expression: {error}."
-            ) from None
+            compile_pattern(pattern)
+        except ValueError as error:
+            raise ValueError(f"Rule: {error}") from None
         if ndim is not None and not _is_ndim(ndim):
             raise ValueError(
                 f"Rule: ndim must be None, a rank or a (low, high) pair, got {ndim!r}."
@@ -64,7 +64,7 @@ class Rule:
         >>> Rule(".*", ndim=(2, None)).matches("dense/kernel", 2)
         True
         """
-        if re.fullmatch(self.pattern, path) is None:
+        if compile_pattern(self.pattern).fullmatch(path) is None:
             return False
         if self.ndim is None:
             return True
