@@ -2,7 +2,9 @@
 
 import ast
 import doctest
+import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 import wdlab
+from wdlab import cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *ROOT.glob("examples/**/*.md"), *ROOT.glob("tests/*.md")]
@@ -78,6 +81,15 @@ def test_the_links_of_a_page_lead_somewhere(page):
             target = page.parent / path if path else page
             assert target.exists(), link
             assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_commands_of_a_page_exist(page):
+    text = page.read_text().replace("\\\n", " ")
+    for module in re.findall(r"python -m ((?:examples|tests)[\w.]*\w)", text):
+        assert importlib.util.find_spec(module), module
+    for command in re.findall(r"(?:^    |`)wdlab ([a-z].*?)(?:`|$)", text, re.MULTILINE):
+        cli._parser().parse_args(shlex.split(command))
 
 
 def test_the_code_of_the_front_page_runs():
