@@ -1,6 +1,6 @@
 """Images per second of ResNet-18, width 16: the example's own step beside PyTorch's.
 
-The pre-activation ResNet-18 of the seed's figure, float32, batch 128: forward, backward, SGD with
+The pre-activation ResNet-18, float32, batch 128: forward, backward, SGD with
 L2, BatchNorm's running statistics. wdlab also keeps the moving average of the weights, which torch
 is spared. Our two programs differ in the number of devices that the two cores are shown as.
 """

@@ -1,1 +1,1 @@
-"""The studies: one file per question of the source documents, each a command of its own."""
+"""The studies: one file per question of the papers, each a command of its own."""
