@@ -3,12 +3,15 @@
 import importlib
 import inspect
 import pkgutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import wdlab
 
+ROOT = Path(__file__).parents[1]
 MODULES = sorted(m.name for m in pkgutil.walk_packages(wdlab.__path__, "wdlab."))
 
 
@@ -33,3 +36,11 @@ def test_public_functions_have_a_docstring_with_an_example(name):
 
 def test_no_module_hides_one_of_the_standard_library():
     assert {name.rpartition(".")[2] for name in MODULES}.isdisjoint(sys.stdlib_module_names)
+
+
+def test_import_wdlab_brings_no_package_that_most_runs_do_not_need():
+    heavy = ("orbax", "tensorstore", "flax", "matplotlib", "torch", "grain", "sklearn", "tyro")
+    code = f"import sys, wdlab; print([name for name in {heavy} if name in sys.modules])"
+    run = [sys.executable, "-c", code]
+    found = subprocess.run(run, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]"
