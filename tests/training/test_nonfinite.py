@@ -145,3 +145,42 @@ def test_it_maps_and_nests():
     assert bool(jnp.isfinite(updates["b"]).all())
     nested = optax.MultiSteps(optax.masked(tx, {"w": True, "b": False}), 2)
     jax.eval_shape(nested.update, gradients(0), nested.init(make_params()), make_params())
+
+
+def in_multi_steps(tx, **arguments):
+    return optax.MultiSteps(optax.chain(optax.clip(1.0), skip_nonfinite(tx)), 2, **arguments)
+
+
+@pytest.mark.parametrize("nested", [lambda tx: tx, lambda tx: optax.masked(tx, True)])
+def test_inside_multi_steps_it_is_refused(nested):
+    """The mean stays NaN: the last lines show the fault."""
+    wrong = in_multi_steps(nested(optax.sgd(0.1)))
+    state = wrong.init(make_params())
+    for start in (
+        lambda: wdlab.init_opt_state(wrong, make_params()),
+        lambda: wdlab.make_update(wrong)(make_params(), state, gradients(0)),
+        lambda: wdlab.make_train_step(lambda p: p["b"].sum(), wrong)(make_params(), state),
+    ):
+        with pytest.raises(ValueError, match=r"skip_nonfinite\(optax.MultiSteps\(tx, k\)\)"):
+            start()
+    for seed in range(6):
+        updates, state = wrong.update(gradients(seed, None if seed else jnp.nan), state)
+    assert bool(jnp.isnan(state.acc_grads["b"]).any())
+    assert not any(bool(leaf.any()) for leaf in jax.tree.leaves(updates))
+    with pytest.raises(NonfiniteError, match="opt_state/acc_grads/b holds a NaN.* the whole"):
+        check_skipped_steps(state, most_in_a_row=100)
+
+
+def test_multi_steps_that_leaves_out_bad_micro_batches_may_hold_it():
+    tx = in_multi_steps(optax.sgd(0.1), should_skip_update_fn=optax.skip_not_finite)
+    bad = [(0, jnp.nan), (1, None), (2, jnp.inf), (3, None)]
+    params, state = run(tx, bad)
+    chex.assert_trees_all_equal(params, run(tx, [(1, None), (3, None)])[0])
+    assert check_skipped_steps(state, most_in_a_row=0) == (0, 0)
+
+
+@pytest.mark.parametrize("average", [lambda: optax.trace(0.9), lambda: optax.apply_every(2)])
+def test_averages_before_it_are_named(average):
+    params, state = run(optax.chain(average(), skip_nonfinite(optax.sgd(0.1))), [(0, jnp.nan)])
+    with pytest.raises(NonfiniteError, match="opt_state/0/.* holds a NaN"):
+        check_skipped_steps(state, most_in_a_row=100)

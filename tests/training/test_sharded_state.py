@@ -82,6 +82,9 @@ def test_r16_state_is_born_sharded_and_stays(name, axis_type):
     with jax.set_mesh(mesh_of(axis_type)):
         state = wdlab.init_opt_state(tx, params)
         born = {path: leaf.sharding for path, leaf in leaves_with_paths(state)}
+        abstract = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)  # noqa: E731
+        of_shapes = wdlab.init_opt_state(tx, jax.tree.map(abstract, params))
+        assert of_shapes == jax.tree.map(abstract, state)
         for path, leaf in leaves_with_paths(state):
             here = leaf.addressable_shards[0].data.nbytes
             assert here <= ideal_bytes(path, leaf) + 1024, (path, leaf.sharding.spec)

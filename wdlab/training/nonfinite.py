@@ -8,10 +8,11 @@
     AdamW on a TPU    13 words per parameter (alone: 7)      8 words, no copy of the parameters
     AdamW on a CPU    14 words (alone: 10), 1 copy           16 words, 2 copies
 
-Put it outermost: around ``optax.MultiSteps``, it keeps a bad micro-batch out of the mean; inside,
-one bad micro-batch has spoilt the mean already. What is checked is the gradient that comes in, not
-what the optimizer makes of it: the square of 1e20 is infinite in float32, and stays in Adam's
-second moment; clip the gradients.
+Put it outermost: ``skip_nonfinite(optax.MultiSteps(tx, k))`` keeps a bad micro-batch out of the
+mean. Inside, the mean of ``MultiSteps`` stays NaN from the first bad micro-batch on, and so does
+any average of gradients that comes before it in a chain: no later step would be made. What is
+checked is the gradient that comes in, not what the optimizer makes of it: the square of 1e20 is
+infinite in float32, and stays in Adam's second moment; clip the gradients.
 """
 
 from typing import Any, NamedTuple
@@ -22,8 +23,11 @@ import optax
 
 from wdlab._core.checks import check_number
 from wdlab._core.dtypes import working_dtype
+from wdlab.rules import leaves_with_paths
+from wdlab.training.extra_args import with_extra_args
 
 PyTree = Any
+OUTERMOST = "Write it around the whole optimizer: skip_nonfinite(optax.MultiSteps(tx, k))."
 
 
 class SkipNonfiniteState(NamedTuple):
@@ -67,7 +71,7 @@ def skip_nonfinite(
     >>> updates["w"].tolist(), int(skipped_steps(state).skipped)
     ([0.0, 0.0], 1)
     """
-    inner = optax.with_extra_args_support(inner)
+    inner = with_extra_args(inner)
 
     def init_fn(params: PyTree) -> SkipNonfiniteState:
         return SkipNonfiniteState(jnp.int32(0), jnp.int32(0), inner.init(params))
@@ -77,7 +81,6 @@ def skip_nonfinite(
     ) -> tuple[PyTree, SkipNonfiniteState]:
         losses = [extra_args[name] for name in ("value", "loss") if name in extra_args]
         good = _all_finite([*jax.tree.leaves(updates), *losses])
-
         new, inner_state = inner.update(updates, state.inner, params, **extra_args)
         new = jax.tree.map(lambda u: jnp.where(good, u, jnp.zeros_like(u)), new)
         inner_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), inner_state, state.inner)
@@ -105,8 +108,7 @@ def skipped_steps(opt_state: PyTree) -> SkippedSteps:
     >>> [int(count) for count in skipped_steps(state)]
     [0, 0]
     """
-    leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, SkipNonfiniteState))
-    found = [leaf for leaf in leaves if isinstance(leaf, SkipNonfiniteState)]
+    found = _skips(opt_state)
     if not found:
         raise ValueError(
             "nothing counts skipped steps in this optimizer state. Write "
@@ -131,7 +133,8 @@ def check_skipped_steps(opt_state: PyTree, most_in_a_row: int) -> SkippedSteps:
       The counters as Python ints, to be logged.
 
     Raises:
-      NonfiniteError: If more were skipped.
+      NonfiniteError: If more were skipped, or if a transformation outside :func:`skip_nonfinite`
+        holds a NaN, so that no later step will be made.
       TypeError, ValueError: If ``most_in_a_row`` is no number >= 0, or nothing counts.
 
     >>> state = skip_nonfinite(optax.sgd(1.0)).init({})
@@ -140,6 +143,11 @@ def check_skipped_steps(opt_state: PyTree, most_in_a_row: int) -> SkippedSteps:
     """
     check_number("most_in_a_row", most_in_a_row)
     skipped, in_a_row = (int(count) for count in jax.device_get(skipped_steps(opt_state)))
+    if in_a_row and (path := _nan_outside(opt_state)):
+        raise NonfiniteError(
+            f"opt_state/{path} holds a NaN, outside of skip_nonfinite: no later step will be made. "
+            f"{OUTERMOST}"
+        )
     if in_a_row > most_in_a_row:
         raise NonfiniteError(
             f"the last {in_a_row} steps had a gradient or loss that is NaN or infinite "
@@ -148,6 +156,40 @@ def check_skipped_steps(opt_state: PyTree, most_in_a_row: int) -> SkippedSteps:
             "clipping, or float32."
         )
     return SkippedSteps(skipped, in_a_row)
+
+
+def check_skips_outside(opt_state: PyTree) -> None:
+    """Raises for ``MultiSteps(skip_nonfinite(...))``, which makes no step after one NaN.
+
+    >>> check_skips_outside(optax.MultiSteps(skip_nonfinite(optax.sgd(0.1)), 2).init({}))
+    Traceback (most recent call last):
+    ValueError: skip_nonfinite is inside of optax.MultiSteps, whose mean stays NaN after one ...
+    """
+    is_multi_steps = lambda x: isinstance(x, optax.MultiStepsState)  # noqa: E731
+    for state in filter(is_multi_steps, jax.tree.leaves(opt_state, is_leaf=is_multi_steps)):
+        # With a skip_state MultiSteps leaves out bad micro-batches by itself.
+        if state.skip_state == () and _skips(state.inner_opt_state):
+            raise ValueError(
+                "skip_nonfinite is inside of optax.MultiSteps, whose mean stays NaN after one bad "
+                f"micro-batch. {OUTERMOST} Or give MultiSteps "
+                "should_skip_update_fn=optax.skip_not_finite."
+            )
+
+
+def _skips(opt_state: PyTree) -> list[SkipNonfiniteState]:
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, SkipNonfiniteState))
+    return [leaf for leaf in leaves if isinstance(leaf, SkipNonfiniteState)]
+
+
+def _nan_outside(opt_state: PyTree) -> str:
+    """The path of the first NaN in the state of other transformations; empty if there is none."""
+    others = jax.tree.map(
+        lambda x: None if isinstance(x, SkipNonfiniteState) else x,
+        opt_state,
+        is_leaf=lambda x: isinstance(x, SkipNonfiniteState),
+    )
+    pairs = ((p, x) for p, x in leaves_with_paths(others) if jnp.issubdtype(x.dtype, jnp.inexact))
+    return next((path for path, leaf in pairs if jnp.isnan(leaf).any()), "")
 
 
 def _all_finite(leaves: list[Any]) -> jax.Array:

@@ -25,6 +25,7 @@ import optax
 from wdlab._core.checks import check_number, require_params
 from wdlab._core.dtypes import is_16_bit, widen
 from wdlab.training.checksum import positions, scramble
+from wdlab.training.extra_args import with_extra_args
 
 PyTree = Any
 # (parameter, its memory, step in float32, key) -> (new parameter, new memory)
@@ -41,7 +42,7 @@ class RoundingState(NamedTuple):
 
 def stochastic_rounding(
     inner: optax.GradientTransformation, *, seed: int = 0
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Rounds 16-bit parameters up or down at random, so that steps survive in the mean.
 
     One step is :math:`\theta \leftarrow SR(\theta + u)` with the step :math:`u` in float32 and
@@ -69,7 +70,7 @@ def stochastic_rounding(
     return _around("stochastic_rounding", inner, None, store, seed)
 
 
-def kahan(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def kahan(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     r"""Keeps what rounding took from each 16-bit parameter, and adds it to the next step.
 
     One step is :math:`x = \theta + (u + c)`, :math:`\theta \leftarrow round(x)`,
@@ -100,7 +101,7 @@ def kahan(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     return _around("kahan", inner, jnp.zeros_like, store)
 
 
-def float32_masters(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def float32_masters(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     r"""Trains a float32 copy of each 16-bit parameter; the parameter is its rounding.
 
     One step is :math:`\Theta \leftarrow \Theta + u(\Theta)`, :math:`\theta = round(\Theta)`. The
@@ -133,9 +134,10 @@ def _around(
     store: Store,
     seed: int = 0,
     masters: bool = False,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """A wrapper that gives ``inner`` float32 and stores its steps leaf by leaf."""
     check_number("seed", seed)
+    inner = with_extra_args(inner)
 
     def init_fn(params: PyTree) -> RoundingState:
         leaves, treedef = jax.tree.flatten(params)
@@ -144,7 +146,7 @@ def _around(
         return RoundingState(key, treedef.unflatten(memory), inner.init(widen(params)))
 
     def update_fn(
-        updates: PyTree, state: Any, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, RoundingState]:
         require_params(name, params)
         leaves, treedef = jax.tree.flatten(params)
@@ -152,7 +154,7 @@ def _around(
         pairs = list(zip(leaves, memory, strict=True))
         seen = [m if masters and m is not None else p for p, m in pairs]
         steps, inner_state = inner.update(
-            widen(updates), state.inner, widen(treedef.unflatten(seen))
+            widen(updates), state.inner, widen(treedef.unflatten(seen)), **extra_args
         )
         key, *keys = jax.random.split(jax.random.wrap_key_data(state.key), len(leaves) + 1)
         grads, updates_def = jax.tree.flatten(updates)
@@ -167,7 +169,7 @@ def _around(
         state = RoundingState(jax.random.key_data(key), treedef.unflatten(kept), inner_state)
         return updates_def.unflatten(new), state
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _round_stochastically(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:

@@ -23,20 +23,29 @@ from jax.sharding import (
 )
 
 from wdlab.rules import leaves_with_paths
+from wdlab.training.donation import DonatingStep
+from wdlab.training.extra_args import with_extra_args
+from wdlab.training.nonfinite import check_skips_outside
 
 PyTree = Any
-Update = Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
+Update = Callable[..., tuple[PyTree, PyTree]]
 
 
-def make_update(tx: optax.GradientTransformation) -> Update:
+def make_update(tx: optax.GradientTransformation) -> DonatingStep:
     """Makes the jitted step: updates = tx(grads, state, params), params + updates.
 
     Args:
       tx: Any Optax transformation.
 
     Returns:
-      ``(params, opt_state, grads) -> (params, opt_state)``. The first two arguments are donated:
-      their buffers hold the results, so use only the returned ones afterwards.
+      ``(params, opt_state, grads, **extra_args) -> (params, opt_state)``. The first two arguments
+      are donated: their buffers hold the results, so use only the returned ones afterwards. Extra
+      arguments, such as ``value=loss``, reach the transformations that take some; ``value_fn`` must
+      be the same function at each step, or it is compiled again.
+
+    Raises:
+      ValueError: From a step, if two arrays share a buffer, or ``tx`` is
+        ``MultiSteps(skip_nonfinite(...))``.
 
     >>> import jax.numpy as jnp
     >>> update = make_update(optax.sgd(0.5))
@@ -45,12 +54,17 @@ def make_update(tx: optax.GradientTransformation) -> Update:
     >>> float(params["kernel"])
     3.0
     """
-    return jax.jit(_update(tx), donate_argnums=(0, 1))
+    return DonatingStep(_update(tx), "grads", functions=("value_fn", "grad_fn"))
 
 
 def _update(tx: optax.GradientTransformation) -> Update:
-    def update(params: PyTree, opt_state: PyTree, grads: PyTree) -> tuple[PyTree, PyTree]:
-        updates, opt_state = tx.update(grads, opt_state, params)
+    tx = with_extra_args(tx)
+
+    def update(
+        params: PyTree, opt_state: PyTree, grads: PyTree, **extra_args: Any
+    ) -> tuple[PyTree, PyTree]:
+        check_skips_outside(opt_state)
+        updates, opt_state = tx.update(grads, opt_state, params, **extra_args)
         return optax.apply_updates(params, updates), opt_state
 
     return update
@@ -58,17 +72,22 @@ def _update(tx: optax.GradientTransformation) -> Update:
 
 def make_train_step(
     loss_fn: Callable[..., Any], tx: optax.GradientTransformation, *, has_aux: bool = False
-) -> Callable[..., tuple[PyTree, PyTree, Any]]:
+) -> DonatingStep:
     """Makes the jitted step from a batch: gradient of ``loss_fn``, update, loss.
 
     Args:
       loss_fn: ``(params, *batch) -> loss``, or ``-> (loss, aux)`` with ``has_aux``.
-      tx: Any Optax transformation.
+      tx: Any Optax transformation. Those that take extra arguments are given ``value`` (the loss),
+        ``grad`` and ``value_fn`` (params -> loss of this batch), which is what line searches,
+        ``optax.lbfgs``, ``optax.polyak_sgd`` and ``optax.contrib.reduce_on_plateau`` need.
       has_aux: Whether ``loss_fn`` returns a pair.
 
     Returns:
       ``(params, opt_state, *batch) -> (params, opt_state, loss)``, the last one ``(loss, aux)``
       with ``has_aux``; the first two arguments are donated.
+
+    Raises:
+      ValueError: As from :func:`make_update`.
 
     >>> import jax.numpy as jnp
     >>> step = make_train_step(lambda w, x: (w * x) ** 2, optax.sgd(0.25))
@@ -79,10 +98,15 @@ def make_train_step(
     update = _update(tx)
 
     def train_step(params: PyTree, opt_state: PyTree, *batch: Any) -> tuple[PyTree, PyTree, Any]:
-        loss, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(params, *batch)
-        return *update(params, opt_state, grads), loss
+        def value_fn(params: PyTree) -> jax.Array:
+            return value_of(loss_fn(params, *batch))
 
-    return jax.jit(train_step, donate_argnums=(0, 1))
+        loss, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(params, *batch)
+        search = {"value": value_of(loss), "grad": grads, "value_fn": value_fn}
+        return *update(params, opt_state, grads, **search), loss
+
+    value_of = (lambda loss: loss[0]) if has_aux else (lambda loss: loss)
+    return DonatingStep(train_step, "batch")
 
 
 def init_opt_state(tx: optax.GradientTransformation, params: PyTree) -> PyTree:
@@ -96,10 +120,14 @@ def init_opt_state(tx: optax.GradientTransformation, params: PyTree) -> PyTree:
 
     Args:
       tx: Any Optax transformation.
-      params: Pytree of arrays that are on their devices.
+      params: Pytree of arrays that are on their devices, or of ``jax.ShapeDtypeStruct``.
 
     Returns:
-      The state of ``tx.init(params)``.
+      The state of ``tx.init(params)``, each array in a buffer of its own; of shapes its shapes,
+      dtypes and shardings.
+
+    Raises:
+      ValueError: If ``tx`` is ``MultiSteps(skip_nonfinite(...))``.
 
     >>> import jax.numpy as jnp
     >>> state = init_opt_state(optax.adam(0.1), {"kernel": jnp.ones(2)})
@@ -107,9 +135,13 @@ def init_opt_state(tx: optax.GradientTransformation, params: PyTree) -> PyTree:
     [0.0, 0.0]
     """
     shardings = opt_state_shardings(tx, params)
-    if shardings is None:  # One device: jit follows the parameters, committed to it or not.
-        return jax.jit(tx.init)(params)
-    return jax.jit(tx.init, out_shardings=shardings)(params)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
+        state = jax.eval_shape(tx.init, params)
+        state = state if shardings is None else jax.tree.map(_placed, state, shardings)
+    else:  # On one device jit follows the parameters, committed to it or not.
+        state = jax.jit(tx.init, out_shardings=shardings)(params)
+    check_skips_outside(state)
+    return state
 
 
 def opt_state_shardings(tx: optax.GradientTransformation, params: PyTree) -> PyTree | None:
@@ -132,6 +164,10 @@ def opt_state_shardings(tx: optax.GradientTransformation, params: PyTree) -> PyT
         for path, leaf in leaves_with_paths(shapes)
     ]
     return jax.tree.unflatten(jax.tree.structure(shapes), shardings)
+
+
+def _placed(leaf: Any, sharding: Sharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def _is_on_a_mesh(leaf: Any) -> bool:
