@@ -12,7 +12,7 @@ from wdlab.training import float32_masters, kahan, skip_nonfinite, stochastic_ro
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 TXS = {
     "plateau": lambda: optax.chain(
-        wdlab.optimizers.adamw(0.1, weight_decay=0.1, coupling="lr"),
+        wdlab.optimizers.adamw(0.1, weight_decay=0.1, coupling="lr", rules=wdlab.rules.ALL),
         optax.contrib.reduce_on_plateau(factor=0.5, patience=2, rtol=0.9),
     ),
     "lbfgs": lambda: optax.lbfgs(
@@ -23,7 +23,7 @@ TXS = {
     "backtracking": lambda: optax.chain(
         optax.sgd(1.0),
         optax.scale_by_backtracking_linesearch(max_backtracking_steps=9),
-        wdlab.decay_weights(0.01),
+        wdlab.decay_weights(0.01, rules=wdlab.rules.ALL),
     ),
 }
 WRAPPERS = {
