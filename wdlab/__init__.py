@@ -30,6 +30,7 @@ from wdlab import (
 )
 from wdlab.conventions import convert
 from wdlab.decay import add_l2_gradient, decay_weights, freeze
+from wdlab.groups import print_groups
 from wdlab.instruments import DecayPlan, decay_plan, decay_profile, inspect_decay, print_decay
 from wdlab.optimizers import inject_hyperparams
 from wdlab.preconditioners import clip_by_block_rms, clip_by_global_norm
@@ -63,6 +64,7 @@ __all__ = [
     "optimizers",
     "preconditioners",
     "print_decay",
+    "print_groups",
     "rules",
     "schedule_multiplier",
     "schedules",

@@ -5,10 +5,12 @@ from wdlab.groups.group import Group, assign_groups, check_groups
 from wdlab.groups.layer_widths import Layout, Width, widths
 from wdlab.groups.mup import mu_adam, mu_adamw, mu_sgd, mup_groups
 from wdlab.groups.presets import deepspeed_chat, layerwise, lora
+from wdlab.groups.table import GroupRow, print_groups
 from wdlab.groups.transforms import freeze_groups, scale_by_groups
 
 __all__ = [
     "Group",
+    "GroupRow",
     "Layout",
     "Width",
     "assign_groups",
@@ -22,6 +24,7 @@ __all__ = [
     "mu_adamw",
     "mu_sgd",
     "mup_groups",
+    "print_groups",
     "scale_by_groups",
     "widths",
 ]

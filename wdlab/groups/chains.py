@@ -19,25 +19,10 @@ import optax
 from wdlab._core.checks import check_number, is_zero
 from wdlab._core.dtypes import in_float32
 from wdlab.decay import add_l2_gradient, check_leaves, decay_weights
-from wdlab.groups.group import Assignment, Group, assign_groups, check_groups, normalize_groups
-from wdlab.groups.presets import deepspeed_chat, layerwise, lora
-from wdlab.groups.transforms import ScaleByGroupsState, freeze_groups, scale_by_groups
+from wdlab.groups.group import Group, assign_groups, normalize_groups
+from wdlab.groups.transforms import freeze_groups, scale_by_groups
 from wdlab.rules import NO_BIAS_OR_NORM, decisions, normalize_rules
 from wdlab.schedules import ScalarOrSchedule, check_coupling, multiplier_of, peak_value
-
-__all__ = [
-    "Assignment",
-    "Group",
-    "ScaleByGroupsState",
-    "assign_groups",
-    "check_groups",
-    "deepspeed_chat",
-    "freeze_groups",
-    "grouped",
-    "layerwise",
-    "lora",
-    "scale_by_groups",
-]
 
 PyTree = Any
 DecayFollows = Literal["group", "base"]

@@ -31,12 +31,10 @@ import optax
 from wdlab._core.checks import check_choice, check_number
 from wdlab.groups.chains import grouped
 from wdlab.groups.group import Group
-from wdlab.groups.layer_widths import Layout, Width, widths
+from wdlab.groups.layer_widths import Width
 from wdlab.preconditioners import scale_by_adam
 from wdlab.rules import NO_BIAS_OR_NORM
 from wdlab.schedules import ScalarOrSchedule
-
-__all__ = ["Layout", "Width", "mu_adam", "mu_adamw", "mu_sgd", "mup_groups", "widths"]
 
 PyTree = Any
 
@@ -65,6 +63,7 @@ def mup_groups(
             "|".join(paths),
             learning_rate_scale=1.0 / divisor,
             decay_scale=divisor if scale_decay else 1.0,
+            name=f"rate / {divisor:g}",
         )
         for divisor, paths in by_factor.items()
     )
@@ -104,6 +103,7 @@ def mu_sgd(
       TypeError, ValueError: As :func:`wdlab.groups.grouped`; under "lr2" for ``scale_decay=None``.
 
     >>> import jax.numpy as jnp
+    >>> from wdlab.groups import widths
     >>> params = {"wte": jnp.ones((3, 8))}
     >>> tx = mu_sgd(0.5, widths({"wte": jnp.ones((3, 2))}, params, layout="in_out"))
     >>> float(tx.update(params, tx.init(params), params)[0]["wte"][0, 0])  # -0.5 * 4
@@ -158,6 +158,7 @@ def mu_adam(
       peak_learning_rate: As in :func:`mu_sgd`.
 
     >>> import jax.numpy as jnp
+    >>> from wdlab.groups import widths
     >>> params = {"kernel": jnp.ones((8, 8))}
     >>> tx = mu_adam(0.5, widths({"kernel": jnp.ones((2, 2))}, params, layout="in_out"))
     >>> step = tx.update(params, tx.init(params), params)[0]["kernel"]

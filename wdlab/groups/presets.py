@@ -1,13 +1,18 @@
 """The parameter groups that are in use, by name: LoRA, DeepSpeed-Chat's, layer-wise rates."""
 
-import re
-
 from wdlab._core.checks import check_number, check_whole
 from wdlab.groups.group import Group
 from wdlab.rules import DEEPSPEED_CHAT
 from wdlab.schedules import ScalarOrSchedule
 
-_EMBEDDINGS = r"(.*/)?(patch_embed|pos_embed|pos_embedding|cls_token|mask_token|cls|wte|wpe)(/.*)?"
+# Layer 3 of a model is 'blocks/3/', 'encoderblock_3/', 'encoder/layer/3/', 'h/3/', ...: the first
+# such step of a path, so that lists inside of a block are no layers, and not inside an embedding.
+_LAYER = r"([^/]*([bB]lock|[lL]ayer)s?[_/]?|h[_/])"
+_EMBEDDING = (
+    r"((?![^/]*[uU]n_?embed)[^/]*[eE]mbed[^/]*|[^/]*_emb|wte|wpe|cls|([^/]*_)?tokens?|shared)"
+)
+_LAYERS = rf"((?!{_LAYER}\d+/|{_EMBEDDING}/)[^/]+/)*{_LAYER}{{layer}}(/.*)?"
+_EMBEDDINGS = rf"(.*/)?{_EMBEDDING}(/.*)?"
 
 
 def lora(
@@ -69,13 +74,13 @@ def layerwise(
     decay: float,
     num_layers: int,
     *,
-    layers: str = r"(.*/)?(blocks|layers)/{layer}/.*",
+    layers: str = _LAYERS,
     embeddings: str = _EMBEDDINGS,
 ) -> tuple[Group, ...]:
     r"""Layer-wise learning-rate decay: the earlier the layer, the smaller its rate.
 
-    With layer 0 the embeddings, 1 to L the blocks, and L + 1 the head and everything else (the
-    last norm), a leaf's rate is :math:`lr_t\, \gamma^{L + 1 - l}`. In torch the rate is the
+    With layer 0 the embeddings, 1 to L the blocks, and L + 1 the head and everything else (the last
+    norm), a leaf's rate is :math:`lr_t\, \gamma^{L + 1 - l}`. In torch the rate is the
     group's, so that lr-coupled decay shrinks by layer as well (``decay_follows="group"``); with
     timm's ``corrected_weight_decay``, lr_t**2 over the constructor's lr, twice over. timm counts a
     ViT's last norm to the last block; put a group for it first. A leaf that stacks the layers, as
@@ -83,16 +88,20 @@ def layerwise(
 
     Args:
       decay: :math:`\gamma`, in (0, 1]; 0.65 to 0.9 in BEiT and MAE.
-      num_layers: L, the number of blocks, at least 1.
-      layers: Full match of the leaves of one block, with ``{layer}`` for its number from 0, e.g.
-        ``".*/encoderblock_{layer}/.*"`` for big_vision's ViT.
-      embeddings: Full match of the leaves below the blocks.
+      num_layers: L, the number of layers, at least 1. A model with more is refused at ``init``, one
+        with fewer by :func:`check_groups`.
+      layers: Full match of the leaves of one layer, with ``{layer}`` for its number from 0. The
+        default knows ``blocks/0/``, ``layers_0/``, ``encoder/layer/0/``, ``h/0/``, and
+        ``Transformer/encoderblock_0/`` of big_vision's ViT, at any depth.
+      embeddings: Full match of the leaves below the layers: anything with "embed" in a name, and
+        tokens. What is in a layer stays there.
 
     Raises:
       ValueError: If a number is out of range or ``layers`` has no ``{layer}``.
 
-    >>> [group.learning_rate_scale for group in layerwise(0.5, num_layers=2)]
-    [0.125, 0.25, 0.5, 1.0]
+    >>> [(group.name, group.learning_rate_scale) for group in layerwise(0.5, num_layers=2)]
+    [('embeddings', 0.125), ('layer 0', 0.25), ('layer 1', 0.5), ('layers beyond', 1.0),
+     ('rest', 1.0)]
 
     Source: Bao et al., https://arxiv.org/abs/2106.08254 (BEiT), optim_factory.py; timm aa4b5850,
     timm/optim/_param_groups.py, ``param_groups_layer_decay``.
@@ -104,12 +113,24 @@ def layerwise(
             f"layers must hold {{layer}} where the block's number is, got {layers!r}. Write for "
             "instance layers='blocks/{layer}/.*'."
         )
+    numbers = layers.replace("{layer}", r"(?P<layer>\d+)", 1).replace("{layer}", "(?P=layer)")
     blocks = [
         Group(
-            layers.replace("{layer}", re.escape(str(layer))),
+            layers.replace("{layer}", f"0*{layer}"),
             learning_rate_scale=decay ** (num_layers - layer),
+            optional=True,  # A missing layer is told once, by the group of those beyond.
+            name=f"layer {layer}",
         )
         for layer in range(num_layers)
     ]
-    lowest = Group(embeddings, learning_rate_scale=decay ** (num_layers + 1), optional=True)
-    return (lowest, *blocks, Group(".*", optional=True))
+    return (
+        Group(
+            rf"(?!({numbers})\Z)({embeddings})",
+            learning_rate_scale=decay ** (num_layers + 1),
+            optional=True,
+            name="embeddings",
+        ),
+        *blocks,
+        Group(numbers, optional=True, layers_beyond=num_layers, name="layers beyond"),
+        Group(".*", optional=True, name="rest"),
+    )

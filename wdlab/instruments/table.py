@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from wdlab._core.dtypes import is_16_bit
 from wdlab._core.names import printable
+from wdlab._core.tables import print_table, shape_text
 from wdlab.instruments.forecast import lost_to_rounding
 from wdlab.rules import (
     Decision,
@@ -153,19 +153,20 @@ def print_decay(
     decayed: 1 tensors, 6 parameters; exempt: 0 tensors, 0 parameters
     """
     report = inspect_decay(params, rules, shrink_per_step=shrink_per_step, wrt=wrt)
-    if console is None:  # A pipe or a log file gets wide lines instead of folded columns.
-        terminal = Console()
-        console = terminal if terminal.is_terminal else Console(width=140)
-    table = Table(box=None, pad_edge=False)
-    for heading in ("path", "shape", "dtype", "decided by rule"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("scale", justify="right")
-    for row in report.rows:
-        scale = "exempt" if row.scale == 0 else f"{row.scale:g}"
-        shape = "x".join(map(str, row.shape)) or "scalar"
-        table.add_row(printable(row.path), shape, row.dtype, row.rule, scale)
-    console.print(table, markup=False)
-    console.print(report.totals, highlight=False)
-    for warning in report.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+    print_table(
+        ("path", "shape", "dtype", "decided by rule", "scale "),
+        (
+            (
+                printable(row.path),
+                shape_text(row.shape),
+                row.dtype,
+                row.rule,
+                "exempt" if row.scale == 0 else f"{row.scale:g}",
+            )
+            for row in report.rows
+        ),
+        [report.totals],
+        warnings=report.warnings,
+        console=console,
+    )
     return report

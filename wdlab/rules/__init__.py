@@ -7,6 +7,7 @@ decays in full). The first rule that matches decides; a leaf that no rule matche
 from wdlab.rules.coverage import RuleWarning, check_rules, doubts, warn_if_idle
 from wdlab.rules.decisions import Decision, decay_scales, decisions, normalize_rules
 from wdlab.rules.paths import leaves_with_paths, masked_paths, nearest_path, parameters
+from wdlab.rules.patterns import compile_pattern
 from wdlab.rules.presets import (
     ALL,
     BERT,
@@ -41,6 +42,7 @@ __all__ = [
     "RuleWarning",
     "STATE_SPACE",
     "check_rules",
+    "compile_pattern",
     "containing",
     "decay_scales",
     "decisions",

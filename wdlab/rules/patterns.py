@@ -68,13 +68,16 @@ def _loops(tree: Any, copies: int = 1) -> list[Any]:
 
 def _openness(tree: Any) -> int:
     """How many repeats of open length are in a row, unbounded ones counted twice."""
-    count = 0
+    count, beside = 0, 0
     for op, argument in tree:
         inner = max(map(_openness, _inside(str(op), argument)), default=0)
+        if str(op) in _ZERO_WIDTH:  # Looked at once and for all.
+            beside = max(beside, inner)
+            continue
         low, high, *_ = argument if str(op) in _REPEATS else (1, 1)
         count += inner * (high if high <= _FEW else 1)
         count += 0 if low == high else 2 if high == parser.MAXREPEAT else 1
-    return count
+    return max(count, beside)
 
 
 def _is_open(op: str, argument: Any) -> bool:
