@@ -75,7 +75,7 @@ def _openness(tree: Any) -> int:
             beside = max(beside, inner)
             continue
         low, high, *_ = argument if str(op) in _REPEATS else (1, 1)
-        count += inner * (high if high <= _FEW else 1)
+        count += inner * high if high <= _FEW else 0  # A loop is unambiguous inside.
         count += 0 if low == high else 2 if high == parser.MAXREPEAT else 1
     return max(count, beside)
 
