@@ -211,7 +211,7 @@ def test_cpr_takes_no_shrinking_for_an_inflection():
         for t in range(40):
             updates, state = update((factor - 1) * params / (1 + 0.02 * t), state, params)
             params = optax.apply_updates(params, updates)
-        assert bool(jnp.isfinite(state.leaves[0].bound)) == bounded, factor
+        assert bool(jnp.isfinite(state.leaves.bound)) == bounded, factor
 
 
 def test_hyperball_equals_its_twin(x64):
@@ -330,7 +330,7 @@ def test_cpr_reaches_its_bound():
     assert float(jnp.sum((params + 0.01) ** 2)) == pytest.approx(2.0, rel=1e-3)
     inside, state = undriven(constrain_norms("uniform", 50.0), np.ones(4))
     assert inside.tolist() == [1.0] * 4  # Below the bound nothing decays.
-    assert float(state.leaves[0].multiplier) == 0.0
+    assert float(state.leaves.multiplier) == 0.0
 
 
 def test_cautious_ties_at_exact_zeros():

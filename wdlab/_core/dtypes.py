@@ -12,7 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 PyTree = Any
 
 
-def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """Runs a transformation on 16-bit leaves in float32 and rounds its updates once, at the end.
 
     In float16 Adam's epsilon 1e-8 is 0, and a zero gradient gives 0/0; in bfloat16 second moments
@@ -27,20 +27,21 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
     >>> updates["kernel"].tolist(), updates["kernel"].dtype
     ([-0.5, -0.5], dtype('float16'))
     """
+    inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: PyTree) -> PyTree:
         return inner.init(widen(params))
 
     def update_fn(
-        updates: PyTree, state: PyTree, params: PyTree | None = None
+        updates: PyTree, state: PyTree, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
         wide = None if params is None else widen(params)
-        new_updates, state = inner.update(widen(updates), state, wide)
+        new_updates, state = inner.update(widen(updates), state, wide, **extra_args)
         return jax.tree.map(
             lambda new, old: new.astype(jnp.result_type(old)), new_updates, updates
         ), state
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def is_16_bit(x: Any) -> bool:
@@ -59,7 +60,27 @@ def widen(tree: PyTree) -> PyTree:
     >>> widen({"w": jnp.ones(2, jnp.float16)})["w"].dtype
     dtype('float32')
     """
-    return jax.tree.map(lambda x: jnp.asarray(x, working_dtype(x)), tree)
+    return jax.tree.map(lambda x: cast(x, working_dtype(x)), tree)
+
+
+def cast(x: Any, dtype: Any, *, copy: bool | None = None) -> Any:
+    """Returns the array in another dtype; of a ``jax.ShapeDtypeStruct`` another one.
+
+    >>> cast(jax.ShapeDtypeStruct((2,), jnp.bfloat16), jnp.float32).dtype
+    dtype('float32')
+    """
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return x.update(dtype=dtype)
+    return jnp.asarray(x, dtype, copy=copy)
+
+
+def on_values(function: Callable[[Any], Any], x: Any) -> Any:
+    """Returns ``function(x)``; of a ``jax.ShapeDtypeStruct`` the shapes of the result.
+
+    >>> on_values(jnp.sum, jax.ShapeDtypeStruct((2,), jnp.float32)).shape
+    ()
+    """
+    return jax.eval_shape(function, x) if isinstance(x, jax.ShapeDtypeStruct) else function(x)
 
 
 def working_dtype(x: Any) -> Any:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wdlab._core.checks import require_params
 from wdlab._core.dtypes import in_float32
 from wdlab.conventions.convention import Convention, Request
 from wdlab.conventions.parts import optax_adam, rate_of, with_decay
@@ -36,10 +37,15 @@ def _lamb(request: Request) -> optax.GradientTransformation:
         optax.chain(
             optax_adam(request),
             add_l2_gradient(request.weight_decay, rules=request.rules),
-            optax.stateless(lambda u, p: jax.tree.map(_scaled_by_trust_ratio, u, p)),
+            optax.stateless(_scaled_by_trust_ratios),
             scale_by_learning_rate(rate_of(request)),
         )
     )
+
+
+def _scaled_by_trust_ratios(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+    require_params("optax.lamb", params)
+    return jax.tree.map(_scaled_by_trust_ratio, updates, params)
 
 
 def _scaled_by_trust_ratio(update: jax.Array, param: jax.Array) -> jax.Array:

@@ -209,18 +209,19 @@ def caution(direction: optax.GradientTransformation) -> optax.GradientTransforma
 
     Source: Liang et al. 2024, https://arxiv.org/abs/2411.16085; timm aa4b5850, timm/optim/adamw.py.
     """
+    direction = optax.with_extra_args_support(direction)
 
     def init_fn(params: PyTree) -> CautionState:
         return CautionState(direction.init(params))
 
     def update_fn(
-        updates: PyTree, state: Any, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, CautionState]:
         def masked(u: jax.Array, g: jax.Array) -> jax.Array:
             mask = (jnp.sign(u) * jnp.sign(g) > 0).astype(u.dtype)
             return u * (mask / jnp.maximum(jnp.mean(mask), 1e-3))
 
-        steps, inner = direction.update(updates, state.inner, params)
+        steps, inner = direction.update(updates, state.inner, params, **extra_args)
         return jax.tree.map(masked, steps, updates), CautionState(inner)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

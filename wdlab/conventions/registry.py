@@ -116,6 +116,8 @@ def build(
     Traceback (most recent call last):
     TypeError: torch.AdamW has no hyper-parameter 'beta'; the nearest is 'betas'. ...
     """
+    # optax.inject_hyperparams hands the dict of keyword arguments on as one of that name.
+    hyperparameters |= hyperparameters.pop("hyperparameters", {})
     convention = get(name)
     request = convention.request(
         learning_rate, hyperparameters, rules=rules, peak_learning_rate=peak_learning_rate

@@ -40,9 +40,9 @@ def map_decayed(
     >>> map_decayed("mine", step, params, params, 1.0, 0.5)["w"].item()
     2.0
     """
-    require_params(name, params)
     if is_zero(coefficient):
         return updates
+    require_params(name, params)
     leaves, treedef = jax.tree.flatten(updates)
     made = decisions(params, rules)
     if len(leaves) != len(made):

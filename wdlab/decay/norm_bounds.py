@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.checks import check_choice, check_number, check_schedule, check_whole
-from wdlab._core.dtypes import working_dtype
+from wdlab._core.dtypes import cast, on_values, working_dtype
+from wdlab._core.transformation import transformation
 from wdlab.decay.leafwise import check_leaves, map_decayed, next_count
 from wdlab.rules import ALL, normalize_rules
 from wdlab.schedules import ScalarOrSchedule, value_at
@@ -20,20 +21,23 @@ METHODS = ("uniform", "dependent", "warm_start", "inflection")
 
 
 class LeafConstraint(NamedTuple):
-    """What :func:`constrain_norms` knows of one leaf; each of shape (), float32 or wider."""
+    """What :func:`constrain_norms` knows of the leaves: trees like params.
 
-    bound: jax.Array  # kappa, on the squared norm; infinite until it is set
-    multiplier: jax.Array  # mu >= 0, the Lagrange multiplier
-    norm_ema: jax.Array  # moving average of the norm, for "inflection"
-    last_ema: jax.Array  # the average at the sample before
-    last_growth: jax.Array  # relative growth between the two samples before
+    Their leaves have shape () and are float32 or wider. The formulas below are of one leaf.
+    """
+
+    bound: PyTree  # kappa, on the squared norm; infinite until it is set
+    multiplier: PyTree  # mu >= 0, the Lagrange multiplier
+    norm_ema: PyTree  # moving average of the norm, for "inflection"
+    last_ema: PyTree  # the average at the sample before
+    last_growth: PyTree  # relative growth between the two samples before
 
 
 class ConstrainNormsState(NamedTuple):
     """State of :func:`constrain_norms`."""
 
     count: jax.Array  # int32, shape (): number of updates made
-    leaves: tuple[LeafConstraint, ...]  # in the order of jax.tree.leaves(params)
+    leaves: LeafConstraint
 
 
 def constrain_norms(
@@ -80,7 +84,7 @@ def constrain_norms(
     >>> tx = constrain_norms("uniform", 15.5)
     >>> params = jnp.array([4.0, 0.0])
     >>> updates, state = tx.update(jnp.zeros(2), tx.init(params), params)
-    >>> float(state.leaves[0].multiplier), updates.tolist()  # 0.5 / 2, -2 * 0.25 * 4
+    >>> float(state.leaves.multiplier), updates.tolist()  # 0.5 / 2, -2 * 0.25 * 4
     (0.25, [-2.0, 0.0])
 
     Source: Franke et al. 2023, arXiv 2311.09058, Algorithm 1; sampling as in pytorch-cpr 0.3.1.
@@ -102,8 +106,8 @@ def constrain_norms(
 
     def init_fn(params: PyTree) -> ConstrainNormsState:
         check_leaves(params, rules)
-        leaves = tuple(_start(leaf, method, value) for leaf in jax.tree.leaves(params))
-        return ConstrainNormsState(jnp.zeros([], jnp.int32), leaves)
+        leaves = [_start(leaf, method, value) for leaf in jax.tree.leaves(params)]
+        return ConstrainNormsState(jnp.zeros([], jnp.int32), _like(params, leaves))
 
     def update_fn(
         updates: PyTree, state: Any, params: PyTree | None = None
@@ -112,9 +116,11 @@ def constrain_norms(
             return u - 2 * mu * strength * (p + u)
 
         count = next_count(state.count)
+        fields = map(jax.tree.leaves, state.leaves)
+        each = [LeafConstraint(*leaf) for leaf in zip(*fields, strict=True)]
         known = [
             leaf._replace(multiplier=_multiplier(leaf, squared, size, update_rate))
-            for leaf, (squared, size) in zip(state.leaves, _norms(params, updates), strict=False)
+            for leaf, (squared, size) in zip(each, _norms(params, updates), strict=False)
         ]
         mus = [leaf.multiplier for leaf in known]
         strength = jnp.asarray(value_at(kappa, state.count))
@@ -122,9 +128,16 @@ def constrain_norms(
         if method in ("warm_start", "inflection"):
             now = [squared for squared, _ in _norms(params, updates)]
             known = [set_bound(*pair, count) for pair in zip(known, now, strict=True)]
-        return updates, ConstrainNormsState(count, tuple(known))
+        return updates, ConstrainNormsState(count, _like(state.leaves.bound, known))
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
+
+
+def _like(tree: PyTree, leaves: list[LeafConstraint]) -> LeafConstraint:
+    """The fields of all leaves, each as a tree."""
+    structure = jax.tree.structure(tree)
+    fields = zip(*leaves, strict=True) if leaves else [()] * len(LeafConstraint._fields)
+    return LeafConstraint(*(jax.tree.unflatten(structure, field) for field in fields))
 
 
 def _norms(params: PyTree | None, updates: PyTree) -> list[tuple[jax.Array, int]]:
@@ -140,12 +153,12 @@ def _norms(params: PyTree | None, updates: PyTree) -> list[tuple[jax.Array, int]
 
 def _start(leaf: Any, method: str, value: float | None) -> LeafConstraint:
     dtype = jnp.promote_types(working_dtype(leaf), jnp.float32)
-    wide = jnp.asarray(leaf, dtype)
     bound = jnp.asarray(jnp.inf, dtype)
     if method == "uniform":
         bound = jnp.asarray(value, dtype)
     if method == "dependent":
-        bound = jnp.asarray(value, dtype) * jnp.sum(jnp.square(wide))
+        factor = jnp.asarray(value, dtype)
+        bound = on_values(lambda x: factor * jnp.sum(jnp.square(x)), cast(leaf, dtype))
     zeros = [jnp.zeros([], dtype) for _ in range(4)]  # Own buffers: one twice cannot be donated.
     return LeafConstraint(bound, *zeros)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.checks import check_choice, check_number, check_schedule, is_zero
+from wdlab._core.transformation import transformation
 from wdlab.decay.leafwise import check_decay, check_leaves, map_decayed, next_count
 from wdlab.rules import ALL, normalize_rules
 from wdlab.schedules import ScalarOrSchedule, value_at
@@ -179,4 +180,4 @@ def _penalty(
         updates = map_decayed(name, function, updates, params, rules, coefficient)
         return updates, PenaltyState(next_count(state.count))
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)

@@ -36,7 +36,7 @@ def decay_then_step(
       step: The rest of the optimizer, learning rate and sign included.
 
     Raises:
-      ValueError: From ``update`` without ``params``.
+      ValueError: From ``update`` without ``params``, where a part needs them.
 
     Example:
       >>> from wdlab.decay import decay_weights
@@ -67,7 +67,7 @@ def step_then_decay(
         ``cautious`` has no step to look at.
 
     Raises:
-      ValueError: From ``update`` without ``params``.
+      ValueError: From ``update`` without ``params``, where a part needs them.
 
     Example:
       >>> from wdlab.decay import decay_weights
@@ -96,15 +96,11 @@ def _in_turn(
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
-        if params is None:
-            raise ValueError(
-                "decay_then_step and step_then_decay need the current params. Write "
-                "tx.update(grads, opt_state, params)."
-            )
         zeros = jax.tree.map(jnp.zeros_like, updates)
         for_first, for_second = (updates, zeros) if gradient_to_first else (zeros, updates)
         u1, state1 = first.update(for_first, state.first, params, **extra_args)
-        moved = optax.apply_updates(params, u1)
+        # Parts that need params say so themselves.
+        moved = None if params is None else optax.apply_updates(params, u1)
         u2, state2 = second.update(for_second, state.second, moved, **extra_args)
         return jax.tree.map(jnp.add, u1, u2), InTurnState(state1, state2)
 

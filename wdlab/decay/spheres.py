@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.checks import check_number, check_schedule
-from wdlab._core.dtypes import working_dtype
+from wdlab._core.dtypes import cast, on_values, working_dtype
+from wdlab._core.transformation import transformation
 from wdlab.decay.leafwise import check_leaves, map_decayed, next_count
 from wdlab.rules import decay_scales, normalize_rules
 from wdlab.schedules import ScalarOrSchedule, value_at
@@ -117,7 +118,7 @@ def _on_spheres(
 
     def init_fn(params: PyTree) -> HyperballState:
         check_leaves(params, rules)
-        radius = jax.tree.map(lambda p: _norm(jnp.asarray(p, working_dtype(p))), params)
+        radius = jax.tree.map(lambda p: on_values(_norm, cast(p, working_dtype(p))), params)
         return HyperballState(jnp.zeros([], jnp.int32), radius)
 
     def update_fn(
@@ -131,7 +132,7 @@ def _on_spheres(
         moved = rest(moved, _like(moved, decay_scales(params, rules)), now)
         return moved, HyperballState(next_count(state.count), state.radius)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
 def _like(tree: PyTree, scales: PyTree) -> PyTree:

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.checks import check_choice, check_number, check_schedule, is_zero
+from wdlab._core.dtypes import cast
 from wdlab._core.dtypes import in_float32 as in_float32
+from wdlab._core.transformation import transformation
 from wdlab.decay.leafwise import check_decay, check_leaves, map_decayed, next_count
 from wdlab.rules import ALL, leaves_with_paths, normalize_rules, warn_if_idle
 from wdlab.schedules import ScalarOrSchedule, value_at
@@ -74,7 +76,7 @@ def add_l2_gradient(
         updates = map_decayed("add_l2_gradient", add, updates, params, rules, coefficient)
         return updates, AddL2GradientState(next_count(state.count))
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
 def decay_weights(
@@ -147,7 +149,7 @@ def decay_weights(
         )
         return updates, DecayWeightsState(next_count(state.count), state.reference)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
 def freeze(rules: PyTree) -> optax.GradientTransformation:
@@ -182,7 +184,7 @@ def freeze(rules: PyTree) -> optax.GradientTransformation:
 
         return map_decayed("freeze", zero, updates, params, rules, 1.0), state
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
 def _agree(u: jax.Array, distance: jax.Array, ties: str) -> jax.Array:
@@ -217,4 +219,4 @@ def _reference(params: PyTree, toward: PyTree | str | None) -> PyTree:
                     f"found {found}."
                 )
         source = jax.tree.unflatten(jax.tree.structure(params), [given[path] for path, _ in wanted])
-    return jax.tree.map(lambda x: jnp.array(x, copy=True), source)
+    return jax.tree.map(lambda x: cast(x, jnp.result_type(x), copy=True), source)

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_number, check_schedule, is_zero
-from wdlab._core.dtypes import working_dtype
+from wdlab._core.checks import check_number, check_schedule, is_zero, require_params
+from wdlab._core.dtypes import cast, working_dtype
+from wdlab._core.transformation import transformation
 from wdlab.decay.leafwise import check_decay, check_leaves, map_decayed, next_count
 from wdlab.rules import ALL, decay_scales, normalize_rules
 from wdlab.schedules import ScalarOrSchedule, peak_of, value_at
@@ -100,7 +101,7 @@ def decay_corrected(
         updates = map_decayed("decay_corrected", decay, updates, params, outside, plain)
         return updates, DecayCorrectedState(next_count(state.count))
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
 def _split(params: PyTree | None, rules: PyTree, normalized: PyTree) -> tuple[PyTree, PyTree]:
@@ -156,7 +157,7 @@ def decay_toward_ema(
 
     def init_fn(params: PyTree) -> DecayTowardEmaState:
         check_leaves(params, rules)
-        ema = jax.tree.map(lambda p: jnp.array(p, working_dtype(p), copy=True), params)
+        ema = jax.tree.map(lambda p: cast(p, working_dtype(p), copy=True), params)
         return DecayTowardEmaState(jnp.zeros([], jnp.int32), ema)
 
     def update_fn(
@@ -165,17 +166,16 @@ def decay_toward_ema(
         def decay(u: jax.Array, shrink: jax.Array, p: jax.Array, e: jax.Array) -> jax.Array:
             return u - shrink * (p - e)
 
+        require_params("decay_toward_ema", params)
         ema = _moved(state.ema, params, value_at(ema_rate, state.count))
         shrink = value_at(kappa, state.count) * value_at(weight_decay, state.count)
         updates = map_decayed("decay_toward_ema", decay, updates, params, rules, shrink, ema)
         return updates, DecayTowardEmaState(next_count(state.count), ema)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
-def _moved(ema: PyTree, params: PyTree | None, rate: Any) -> PyTree:
-    if params is None:
-        return ema
+def _moved(ema: PyTree, params: PyTree, rate: Any) -> PyTree:
     leaves, structure = jax.tree.flatten(ema)
 
     def move(e: jax.Array, p: jax.Array) -> jax.Array:

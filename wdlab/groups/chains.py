@@ -18,6 +18,7 @@ import optax
 
 from wdlab._core.checks import check_number, is_zero
 from wdlab._core.dtypes import in_float32
+from wdlab._core.transformation import transformation
 from wdlab.decay import add_l2_gradient, check_leaves, decay_weights
 from wdlab.groups.group import Group, assign_groups, normalize_groups
 from wdlab.groups.transforms import freeze_groups, scale_by_groups
@@ -123,6 +124,10 @@ class _GroupDecay:
             else (self.learning_rate)
         )
 
+    def rates(self) -> list[ScalarOrSchedule]:
+        """The distinct rates, by identity, which pickling does not keep: ask again each time."""
+        return list({id(rate): rate for rate in map(self.rate_of, self.groups)}.values())
+
     def scales(self, params: PyTree, only: ScalarOrSchedule | None = None) -> PyTree:
         """Scales of the leaves whose kappa_t is made of ``only``, 0 for the others."""
         power = _POWER.get(self.coupling, 0) if self.follows == "group" else 0
@@ -136,24 +141,23 @@ class _GroupDecay:
 
 def _decay_by_groups(decay: _GroupDecay) -> optax.GradientTransformation:
     """The decay terms of all groups: one per distinct kappa_t, all with the first one's state."""
-    rates = list({id(rate): rate for rate in map(decay.rate_of, decay.groups)}.values())
-    for rate in rates:
+    for rate in decay.rates():
         decay.term(rate, 0.0)  # Refuses bad numbers now.
 
     def init_fn(params: PyTree) -> PyTree:
         check_leaves(params, decay.rules)  # Warns of the user's own rules, not of the products.
-        return decay.term(rates[0], decay.scales(params)).init(params)
+        return decay.term(decay.rates()[0], decay.scales(params)).init(params)
 
     def update_fn(
         updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, PyTree]:
         new_state = state
-        for rate in rates:
+        for rate in decay.rates():
             scales = 0.0 if params is None else decay.scales(params, rate)
             updates, new_state = decay.term(rate, scales).update(updates, state, params)
         return updates, new_state
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
 def _check_follows(

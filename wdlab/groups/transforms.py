@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_number, check_schedule, require_params
+from wdlab._core.checks import check_number, check_schedule
 from wdlab._core.dtypes import check_float_leaf
+from wdlab._core.transformation import transformation
 from wdlab.decay import next_count
 from wdlab.groups.group import Assignment, Group, assign_groups, idle_groups, normalize_groups
 from wdlab.rules import RuleWarning, masked_paths
@@ -57,13 +58,13 @@ def scale_by_groups(
         updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, ScaleByGroupsState]:
         leaves, treedef = jax.tree.flatten(updates)
-        assigned = _assigned("scale_by_groups", leaves, params, groups)
+        assigned = _assigned("scale_by_groups", updates, params, groups)
         rates = [a.group.rate(learning_rate, state.count) for a in assigned]
         steps = [u * -jnp.asarray(r, u.dtype) for u, r in zip(leaves, rates, strict=True)]
         count = next_count(state.count)
         return jax.tree.unflatten(treedef, steps), ScaleByGroupsState(count)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
 def freeze_groups(
@@ -88,20 +89,21 @@ def freeze_groups(
     MaskedNode()
     """
     groups = normalize_groups(groups)
+    inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: PyTree) -> PyTree:
-        if not masked_paths(params):
+        if jax.tree.leaves(params) and not masked_paths(params):
             for message in idle_groups(params, groups):
                 warnings.warn(message, RuleWarning, stacklevel=2)
         return inner.init(_hidden(params, assign_groups(params, groups)))
 
     def update_fn(
-        updates: PyTree, state: Any, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
         leaves, treedef = jax.tree.flatten(updates)
-        assigned = _assigned("freeze_groups", leaves, params, groups)
-        hidden_params = _hidden(params, assigned)
-        new, state = inner.update(_hidden(updates, assigned), state, hidden_params)
+        assigned = _assigned("freeze_groups", updates, params, groups)
+        hidden_params = None if params is None else _hidden(params, assigned)
+        new, state = inner.update(_hidden(updates, assigned), state, hidden_params, **extra_args)
         trained = iter(jax.tree.leaves(new))
         steps = [
             jnp.full_like(u, -0.0) if a.group.frozen else next(trained)
@@ -109,7 +111,7 @@ def freeze_groups(
         ]
         return jax.tree.unflatten(treedef, steps), state
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _hidden(tree: PyTree, assigned: list[Assignment]) -> PyTree:
@@ -122,13 +124,14 @@ def _hidden(tree: PyTree, assigned: list[Assignment]) -> PyTree:
 
 
 def _assigned(
-    name: str, leaves: list[Any], params: PyTree | None, groups: tuple[Group, ...]
+    name: str, updates: PyTree, params: PyTree | None, groups: tuple[Group, ...]
 ) -> list[Assignment]:
-    require_params(name, params)
-    assigned = assign_groups(params, groups)
-    if len(assigned) != len(leaves):
+    """The group of each update: by its parameter's path, or by its own where there are none."""
+    assigned = assign_groups(updates if params is None else params, groups)
+    count = len(jax.tree.leaves(updates))
+    if len(assigned) != count:
         raise ValueError(
-            f"{name}: {len(leaves)} updates for {len(assigned)} parameters; both must have the "
+            f"{name}: {count} updates for {len(assigned)} parameters; both must have the "
             "same structure. Write tx.update(grads, opt_state, params)."
         )
     return assigned

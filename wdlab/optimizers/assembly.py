@@ -8,6 +8,7 @@ import optax
 
 from wdlab._core.checks import check_number, check_schedule
 from wdlab._core.dtypes import check_float_leaf, in_each_dtype, in_float32
+from wdlab._core.transformation import transformation
 from wdlab.decay import add_l2_gradient, decay_weights, next_count
 from wdlab.rules import leaves_with_paths
 from wdlab.schedules import ScalarOrSchedule, check_coupling, multiplier_of, value_at
@@ -79,10 +80,12 @@ def scale_by_learning_rate(learning_rate: ScalarOrSchedule) -> optax.GradientTra
         steps = jax.tree.map(lambda u: rate(jnp.result_type(u)) * u, updates)
         return steps, optax.ScaleByScheduleState(next_count(state.count))
 
-    return optax.GradientTransformation(counting.init, update_fn)
+    return transformation(counting.init, update_fn)
 
 
-def _for_floats(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def _for_floats(
+    inner: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
     """Refuses at ``init`` the leaves that an optimizer would truncate, such as integers."""
 
     def init_fn(params: PyTree) -> PyTree:
@@ -90,9 +93,4 @@ def _for_floats(inner: optax.GradientTransformation) -> optax.GradientTransforma
             check_float_leaf(path, leaf)
         return inner.init(params)
 
-    def update_fn(
-        updates: PyTree, state: PyTree, params: PyTree | None = None
-    ) -> tuple[PyTree, PyTree]:
-        return inner.update(updates, state, params)
-
-    return optax.GradientTransformation(init_fn, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, inner.update)

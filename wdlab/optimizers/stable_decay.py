@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_number, check_schedule
+from wdlab._core.checks import check_number, check_schedule, is_zero
 from wdlab._core.dtypes import in_float32, step_number
+from wdlab._core.transformation import transformation
 from wdlab.decay import check_leaves, map_decayed, next_count
 from wdlab.preconditioners import ScaleByAdamState, one_minus_power, scale_by_adam
 from wdlab.rules import NO_BIAS_OR_NORM, normalize_rules
@@ -89,6 +90,7 @@ def adams(
         size = jnp.sqrt(_mean(moments.nu_max if amsgrad else moments.nu) / correction)
         strength = rate * value_at(weight_decay, state.count)
         shrink = jnp.where(size > 0, strength / jnp.where(size > 0, size, 1.0), 0.0)
+        shrink = 0.0 if is_zero(weight_decay) else shrink
         updates = map_decayed("adams", decay, updates, params, rules, shrink)
         return updates, AdamSState(next_count(state.count), moments)
 
@@ -98,7 +100,7 @@ def adams(
         check_leaves(params, rules)
         return wide.init(params)
 
-    return optax.GradientTransformation(init_fn, wide.update)
+    return transformation(init_fn, wide.update)
 
 
 def _mean(tree: PyTree) -> jax.Array:

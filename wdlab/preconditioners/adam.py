@@ -32,6 +32,7 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from wdlab._core.dtypes import moment_dtype, step_number
+from wdlab._core.transformation import transformation
 from wdlab.decay import next_count
 from wdlab.preconditioners.adam_formulas import (
     AdamFormulas,
@@ -157,7 +158,7 @@ def scale_by_adam(
         del params
         return _update(formulas, updates, state)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
 def _init(formulas: AdamFormulas, params: PyTree) -> ScaleByAdamState:

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from wdlab._core.checks import check_choice, check_number
 from wdlab._core.dtypes import moment_dtype, working_dtype
+from wdlab._core.transformation import transformation
 from wdlab.schedules import ScalarOrSchedule
 
 PyTree = Any
@@ -60,7 +61,7 @@ def clip_by_global_norm(max_norm: ScalarOrSchedule) -> optax.GradientTransformat
 
         return jax.tree.map(scaled, updates), state
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
 def clip_by_block_rms(
@@ -103,7 +104,7 @@ def clip_by_block_rms(
         del params
         return jax.tree.map(clip, updates), state
 
-    return optax.GradientTransformation(optax.init_empty_state, update_fn)
+    return transformation(optax.init_empty_state, update_fn)
 
 
 def clipping_divisor(

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from wdlab._core.checks import check_choice, check_number, check_schedule
 from wdlab._core.dtypes import moment_dtype
+from wdlab._core.transformation import transformation
 from wdlab.decay import next_count
 from wdlab.schedules import beta2_power, value_at
 
@@ -124,7 +125,7 @@ def scale_by_factored_rms(
         direction = _field(leaves, "direction")
         return direction, _state(next_count(state.count), leaves)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)
 
 
 def factored_dims(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.checks import check_number, concrete
+from wdlab._core.transformation import transformation
 from wdlab.decay import next_count
 from wdlab.schedules import ScalarOrSchedule
 
@@ -60,4 +61,4 @@ def scale_by_lion(
         count = next_count(state.count)
         return signs, optax.ScaleByLionState(count=count, mu=mu)
 
-    return optax.GradientTransformation(plain.init, update_fn)
+    return transformation(plain.init, update_fn)

@@ -8,6 +8,7 @@ import optax
 
 from wdlab._core.checks import check_number
 from wdlab._core.dtypes import moment_dtype, step_number
+from wdlab._core.transformation import transformation
 from wdlab.decay import next_count
 from wdlab.preconditioners.moments import one_minus_power
 
@@ -64,4 +65,4 @@ def scale_by_nesterov_adam(b1: float, b2: float, eps: float) -> optax.GradientTr
         count = next_count(state.count)
         return steps, NesterovAdamState(count, mu, nu)
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from wdlab._core.checks import check_number, require_params
+from wdlab._core.checks import check_number, is_zero, require_params
+from wdlab._core.transformation import transformation
 from wdlab.decay import decay_weights
 from wdlab.preconditioners.clipping import root_mean_square
 from wdlab.rules import ALL
@@ -66,7 +67,7 @@ def scale_by_parameter_scale(
         require_params("scale_by_parameter_scale", params)
         return jax.tree.map(scale, updates, params), state
 
-    return optax.GradientTransformation(optax.init_empty_state, update_fn)
+    return transformation(optax.init_empty_state, update_fn)
 
 
 def decay_weights_by_parameter_scale(
@@ -115,11 +116,12 @@ def decay_weights_by_parameter_scale(
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree | None = None
     ) -> tuple[PyTree, PyTree]:
-        require_params("decay_weights_by_parameter_scale", params)
+        if not is_zero(weight_decay):
+            require_params("decay_weights_by_parameter_scale", params)
         zeros = jax.tree.map(jnp.zeros_like, updates)
         shrink, decay_state = decay.update(zeros, state.decay, params)
         shrink, scale_state = scale.update(shrink, state.scale, params)
         state = DecayByParameterScaleState(decay_state, scale_state)
         return jax.tree.map(jnp.add, updates, shrink), state
 
-    return optax.GradientTransformation(init_fn, update_fn)
+    return transformation(init_fn, update_fn)

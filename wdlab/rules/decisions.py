@@ -84,6 +84,8 @@ def decisions(params: PyTree, rules: PyTree) -> list[Decision]:
     """
     rules = normalize_rules(rules)
     leaves = leaves_with_paths(params)
+    if not leaves:  # optax.tree.map_params asks for the state of no parameters.
+        return []
     if not are_rules(rules):
         return _decisions_from_tree(params, leaves, rules)
     decided, unmatched = [], []

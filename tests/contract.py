@@ -1,0 +1,311 @@
+"""Every transformation of the package in one table: a new one gets a line here, and its decay.
+
+``tests/test_contract.py`` asks the same of all of them. A member is made of a weight decay; its
+``rule`` is what that does to one leaf, from the step without decay.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from wdlab import conventions, decay, groups, optimizers, preconditioners, schedules, training
+from wdlab.conventions.parts import caution
+from wdlab.groups import Group
+from wdlab.rules import Rule
+
+DECAY = 0.1
+PEAK = 0.05
+LR = schedules.cosine(PEAK, decay_steps=6, end=0.01)
+SHAPES = {"kernel": (4, 3), "bias": (3,), "scale": ()}
+SCALES = {"kernel": 1.0, "bias": 0.0, "scale": 0.5}
+RULES = tuple(Rule(f"(.*/)?{name}", scale, optional=True) for name, scale in SCALES.items())
+ALL_LEAVES = tuple(SHAPES)
+
+
+def tree(seed, names=ALL_LEAVES, dtype=jnp.float32):
+    """Random leaves; each is the same whichever others are asked for."""
+    draw = lambda name: np.random.default_rng([seed, len(name)]).normal(size=SHAPES[name])  # noqa: E731
+    return {"layer": {name: jnp.asarray(draw(name), dtype) for name in names}}
+
+
+def weights(t, names=ALL_LEAVES):
+    """Those before step t: given, not trained, so that no error is fed back."""
+    return tree(2 * t, names)
+
+
+def gradients(t, names=ALL_LEAVES):
+    return jax.tree.map(lambda g: 0.3 * g, tree(2 * t + 1, names))
+
+
+# The decayed step of one leaf, from the step u without decay, the weight w, k = kappa_t lambda s.
+def decoupled(u, w, k):
+    return u - k * w
+
+
+def cautious(u, w, k):
+    return np.where(u * w <= 0, u - k * w, u)
+
+
+def cautious_without_ties(u, w, k):
+    return np.where(u * w < 0, u - k * w, u)
+
+
+def after_the_step(u, w, k):
+    return u - k * (w + u)
+
+
+def proximal(u, w, k):
+    return (w + u) / (1 + k) - w
+
+
+def proximal_of_the_previous(u, w, k):
+    return w / (1 + k) + u - w
+
+
+def soft_threshold(u, w, k):
+    return np.sign(w + u) * np.maximum(np.abs(w + u) - k, 0.0) - w
+
+
+def huber(u, w, k):
+    return u - k * np.clip(w, -0.5, 0.5)
+
+
+def by_size(u, w, k):
+    return u - k * np.maximum(1e-3, np.sqrt(np.mean(np.square(w)))) * w
+
+
+IN_GRADIENT = "in the gradient"  # The step without decay, of g + lambda s w.
+KAPPAS = {
+    "schedule": lambda t: LR(t) / PEAK,
+    "lr": LR,
+    "lr2": lambda t: LR(t) ** 2,
+    "lr2_over_peak": lambda t: LR(t) ** 2 / PEAK,
+    "parameter_scale": LR,
+    "constant": lambda t: 1.0,
+    "l2": lambda t: 1.0,
+}
+
+
+class Member(NamedTuple):
+    """A transformation, what its decay does, and what it needs."""
+
+    make: Callable[[Any], optax.GradientTransformation]  # Of the decay: number, schedule, traced.
+    rule: Any = None  # None: its formula has a memory, and a twin elsewhere; or nothing decays.
+    kappa: Callable[[int], Any] = KAPPAS["constant"]
+    factors: dict[str, float] = {}  # Of kappa, by leaf.
+    reads_params: bool = False  # Without any decay too.
+
+
+def optimizer(factory, coupling, rule=decoupled, **arguments):
+    def make(weight_decay):
+        return factory(LR, weight_decay=weight_decay, coupling=coupling, rules=RULES, **arguments)
+
+    rule = IN_GRADIENT if coupling == "l2" else rule
+    return Member(make, rule, KAPPAS[coupling], reads_params=factory is optimizers.adafactor)
+
+
+def around(wrapper, **facts):
+    """A wrapper of a whole optimizer: the decay is the optimizer's."""
+    inner = optimizer(optimizers.adamw, "lr")
+    return inner._replace(make=lambda weight_decay: wrapper(inner.make(weight_decay)), **facts)
+
+
+def convention(name):
+    """A convention with its defaults: its ``coupling`` and ``order`` say what the decay is."""
+    known = conventions.get(name)
+    arguments = REQUIRED.get(name, {})
+
+    def make(weight_decay):
+        given = {"weight_decay": weight_decay} if known.decay_argument else {}
+        return conventions.build(
+            name, LR, rules=RULES, peak_learning_rate=PEAK, **{**arguments, **given}
+        )
+
+    defaults = {**known.defaults, **arguments}
+    coupling, rule = known.coupling_for(defaults), decoupled
+    rule = {"l2": IN_GRADIENT, "parameter_scale": by_size}.get(coupling, rule)
+    rule = {"after": after_the_step, "in the trust ratio": None, "none": None}.get(
+        known.order, rule
+    )
+    rule = SPECIAL.get(name, rule)
+    reads = "adafactor" in name.lower() or name == "optax.lamb"
+    return Member(make, rule, KAPPAS.get(coupling, KAPPAS["lr"]), reads_params=reads)
+
+
+BASE = {"layer": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3), "scale": jnp.ones(())}}
+WIDTHS = groups.widths(BASE, tree(0), layout="in_out")
+# What has no default; arguments as small as makes sense.
+REQUIRED = {
+    "axlearn.adamw": {"b1": 0.9, "b2": 0.95, "eps": 1e-8},
+    "axlearn.adamw_decoupled": {"b1": 0.9, "b2": 0.95, "eps": 1e-8},
+    "praxis.sharded_adafactor": {"decay_method": "pow", "decay_pow": 0.8},
+    "paper.AdamWR": {"first_steps": 10},
+    "tfa.AdamW": {"weight_decay": 1e-4},
+    "tfa.SGDW": {"weight_decay": 1e-4},
+    **{f"mup.{name}": {"widths": WIDTHS} for name in ("MuSGD", "MuAdam", "MuAdamW")},
+}
+SPECIAL = {
+    "keras.Adafactor": None,  # Its step measures the decayed weights.
+    "modded_nanogpt.Adam": cautious_without_ties,
+    "mup.MuSGD": None,  # By widths, which the groups below test.
+    "mup.MuAdam": None,
+    "mup.MuAdamW": None,
+    "paper.AdamWR": None,  # Normalized by the length of a restart.
+}
+GROUPS = (
+    Group("(.*/)?kernel", learning_rate_scale=0.5, decay_scale=3.0, optional=True),
+    Group(".*"),
+)
+SOME = {"multiplier": LR, "rules": RULES}
+
+
+def grouped(weight_decay, coupling="lr"):
+    direction = preconditioners.scale_by_adam()
+    return groups.grouped(
+        direction, LR, GROUPS, weight_decay=weight_decay, coupling=coupling,
+        decay_follows="group", rules=RULES,
+    )  # fmt: skip
+
+
+def directed(direction):
+    """A preconditioner: nothing decays."""
+    return Member(lambda weight_decay: direction)
+
+
+OWN = {
+    "add_l2_gradient": Member(lambda x: decay.add_l2_gradient(x, rules=RULES), IN_GRADIENT),
+    "decay_weights": Member(lambda x: decay.decay_weights(x, rules=RULES), decoupled),
+    "decay_weights, schedule": Member(
+        lambda x: decay.decay_weights(x, multiplier=schedules.schedule_multiplier(LR), rules=RULES),
+        decoupled,
+        KAPPAS["schedule"],
+    ),
+    "decay_weights, cautious": Member(
+        lambda x: decay.decay_weights(x, cautious=True, **SOME), cautious, LR
+    ),
+    "decay_weights, cautious, signbit": Member(
+        lambda x: decay.decay_weights(x, cautious=True, ties="signbit", **SOME), cautious, LR
+    ),
+    "decay_weights, toward init": Member(
+        lambda x: decay.decay_weights(x, toward="init", rules=RULES)
+    ),
+    "decay_corrected": Member(
+        lambda x: decay.decay_corrected(x, learning_rate=LR, normalized=1.0, rules=RULES),
+        decoupled,
+        KAPPAS["lr2_over_peak"],
+    ),
+    "decay_toward_ema": Member(
+        lambda x: decay.decay_toward_ema(x, ema_rate=0.5, **SOME), reads_params=True
+    ),
+    "decay_proximal": Member(lambda x: decay.decay_proximal(x, **SOME), proximal, LR),
+    "decay_proximal, previous": Member(
+        lambda x: decay.decay_proximal(x, of="previous", **SOME), proximal_of_the_previous, LR
+    ),
+    "decay_l1": Member(lambda x: decay.decay_l1(x, **SOME), soft_threshold, LR),
+    "decay_huber": Member(lambda x: decay.decay_huber(x, delta=0.5, **SOME), huber, LR),
+    "decay_weights_by_parameter_scale": Member(
+        lambda x: preconditioners.decay_weights_by_parameter_scale(x, **SOME), by_size, LR
+    ),
+    "constrain_norms, uniform": Member(
+        lambda x: decay.constrain_norms("uniform", 0.1, multiplier=x, rules=RULES),
+        reads_params=True,
+    ),
+    "constrain_norms, dependent": Member(
+        lambda x: decay.constrain_norms("dependent", 0.5, multiplier=x, rules=RULES),
+        reads_params=True,
+    ),
+    "constrain_norms, inflection": Member(
+        lambda x: decay.constrain_norms(multiplier=x, sample_steps=1, rules=RULES),
+        reads_params=True,
+    ),
+    "hyperball": Member(lambda x: decay.hyperball(x, rules=RULES), reads_params=True),
+    "keep_initial_norm": Member(
+        lambda x: optax.chain(optax.scale(x), decay.keep_initial_norm(rules=RULES)),
+        reads_params=True,
+    ),
+    "freeze": Member(lambda x: decay.freeze(RULES), reads_params=True),
+    "decay_then_step": Member(
+        lambda x: decay.decay_then_step(decay.decay_weights(x, **SOME), optax.sgd(LR)),
+        decoupled,
+        LR,
+    ),
+    "step_then_decay": Member(
+        lambda x: decay.step_then_decay(optax.sgd(LR), decay.decay_weights(x, **SOME)),
+        after_the_step,
+        LR,
+    ),
+    "sgd, l2": optimizer(optimizers.sgd, "l2", momentum=0.9),
+    "sgdw, lr": optimizer(optimizers.sgdw, "lr", momentum=0.9, nesterov=True),
+    "adam, l2": optimizer(optimizers.adam, "l2"),
+    "adamw, schedule": optimizer(optimizers.adamw, "schedule"),
+    "adamw, lr2": optimizer(optimizers.adamw, "lr2"),
+    "radamw, lr": optimizer(optimizers.radamw, "lr"),
+    "lionw, constant": optimizer(optimizers.lionw, "constant"),
+    "adafactor, lr": optimizer(optimizers.adafactor, "lr"),
+    "adafactor, l2": optimizer(optimizers.adafactor, "l2", parameter_scale=None),
+    "adafactor, parameter_scale": optimizer(optimizers.adafactor, "parameter_scale", by_size),
+    "adams": Member(lambda x: optimizers.adams(LR, weight_decay=x, rules=RULES)),
+    "grouped, lr": Member(grouped, decoupled, LR, {"kernel": 0.5 * 3.0}),
+    "grouped, l2": Member(lambda x: grouped(x, "l2"), IN_GRADIENT, factors={"kernel": 3.0}),
+    "mu_adam": optimizer(groups.mu_adam, "lr", widths=WIDTHS),
+    "mu_adamw": optimizer(groups.mu_adamw, "constant", widths=WIDTHS),
+    "mu_sgd": optimizer(groups.mu_sgd, "lr", widths=WIDTHS),
+    "freeze_groups": around(lambda tx: groups.freeze_groups(tx, GROUPS)),
+    "scale_by_groups": directed(groups.scale_by_groups(LR, GROUPS)),
+    "stochastic_rounding": around(training.stochastic_rounding, reads_params=True),
+    "kahan": around(training.kahan, reads_params=True),
+    "float32_masters": around(training.float32_masters, reads_params=True),
+    "skip_nonfinite": around(training.skip_nonfinite),
+    "caution": around(caution, rule=None),
+    "inject_hyperparams": optimizer(optimizers.inject_hyperparams(optimizers.adamw), "schedule"),
+    "scale_by_adam": directed(preconditioners.scale_by_adam(amsgrad="raw", first_moment="nadam")),
+    "scale_by_nesterov_adam": directed(preconditioners.scale_by_nesterov_adam(0.9, 0.99, 1e-8)),
+    "scale_by_lion": directed(preconditioners.scale_by_lion()),
+    "scale_by_factored_rms": directed(preconditioners.scale_by_factored_rms(axes="last")),
+    "scale_by_adafactor": directed(optimizers.scale_by_adafactor()),
+    "scale_by_parameter_scale": Member(
+        lambda x: preconditioners.scale_by_parameter_scale(), reads_params=True
+    ),
+    "clip_by_global_norm": directed(preconditioners.clip_by_global_norm(0.1)),
+    "clip_by_block_rms": directed(preconditioners.clip_by_block_rms(0.1)),
+}
+CONVENTIONS = {name: convention(name) for name in conventions.names()}
+MEMBERS = OWN | CONVENTIONS
+
+
+def updates_of(tx, given, names=ALL_LEAVES):
+    """The updates of given gradients, one tree a step, without jit."""
+    state, out = tx.init(weights(0, names)), []
+    for t, grads in enumerate(given):
+        updates, state = tx.update(grads, state, weights(t, names))
+        out.append(updates)
+    return out
+
+
+@functools.cache
+def expected(name, names=ALL_LEAVES, steps=3):
+    """The member's updates: the rule upon those without decay, or its own outside of wrappers."""
+    member = MEMBERS[name]
+    given = [gradients(t, names) for t in range(steps)]
+    if member.rule is None:
+        return updates_of(member.make(DECAY), given, names)
+
+    def strength(leaf, t):
+        return DECAY * SCALES[leaf] * float(member.kappa(t)) * member.factors.get(leaf, 1.0)
+
+    def decayed(step, t):
+        pairs = {leaf: (step["layer"][leaf], weights(t)["layer"][leaf]) for leaf in names}
+        return {"layer": {leaf: f(*pair, strength(leaf, t)) for leaf, pair in pairs.items()}}
+
+    f = decoupled if member.rule == IN_GRADIENT else member.rule
+    if member.rule == IN_GRADIENT:
+        f = lambda g, w, k: g + k * w  # noqa: E731
+        fed = [decayed(grads, t) for t, grads in enumerate(given)]
+        return updates_of(member.make(0.0), fed, names)
+    plain = updates_of(member.make(0.0), given, names)
+    return [decayed(step, t) for t, step in enumerate(plain)]
