@@ -128,12 +128,9 @@ def convention(name):
 
     defaults = {**known.defaults, **arguments}
     coupling, rule = known.coupling_for(defaults), decoupled
-    rule = {"l2": IN_GRADIENT, "parameter_scale": by_size}.get(coupling, rule)
-    rule = {"after": after_the_step, "in the trust ratio": None, "none": None}.get(
-        known.order, rule
-    )
-    rule = SPECIAL.get(name, rule)
-    reads = "adafactor" in name.lower() or name == "optax.lamb"
+    for key in (coupling, known.order, name):
+        rule = UNLIKE.get(key, rule)
+    reads = name == "optax.lamb" or ("dafactor" in name and name not in ABSOLUTE)
     return Member(make, rule, KAPPAS.get(coupling, KAPPAS["lr"]), reads_params=reads)
 
 
@@ -141,6 +138,7 @@ BASE = {"layer": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3), "scale": jnp.
 WIDTHS = groups.widths(BASE, tree(0), layout="in_out")
 # What has no default; arguments as small as makes sense.
 REQUIRED = {
+    "big_vision.adafactor": {"dtype_momentum": None},  # In bfloat16 jit rounds otherwise.
     "axlearn.adamw": {"b1": 0.9, "b2": 0.95, "eps": 1e-8},
     "axlearn.adamw_decoupled": {"b1": 0.9, "b2": 0.95, "eps": 1e-8},
     "praxis.sharded_adafactor": {"decay_method": "pow", "decay_pow": 0.8},
@@ -149,14 +147,21 @@ REQUIRED = {
     "tfa.SGDW": {"weight_decay": 1e-4},
     **{f"mup.{name}": {"widths": WIDTHS} for name in ("MuSGD", "MuAdam", "MuAdamW")},
 }
-SPECIAL = {
+# By coupling, order or name: where a convention's decay is not the decoupled one.
+UNLIKE = {
+    "l2": IN_GRADIENT,
+    "parameter_scale": by_size,
+    "after": after_the_step,
+    "none": None,
+    "in the trust ratio": None,
     "keras.Adafactor": None,  # Its step measures the decayed weights.
     "modded_nanogpt.Adam": cautious_without_ties,
-    "mup.MuSGD": None,  # By widths, which the groups below test.
+    "mup.MuSGD": None,  # By widths, which mu_sgd and mu_adam below test.
     "mup.MuAdam": None,
     "mup.MuAdamW": None,
     "paper.AdamWR": None,  # Normalized by the length of a restart.
 }
+ABSOLUTE = ("big_vision.adafactor", "praxis.sharded_adafactor")  # No parameter scale.
 GROUPS = (
     Group("(.*/)?kernel", learning_rate_scale=0.5, decay_scale=3.0, optional=True),
     Group(".*"),
@@ -225,7 +230,9 @@ OWN = {
     ),
     "hyperball": Member(lambda x: decay.hyperball(x, rules=RULES), reads_params=True),
     "keep_initial_norm": Member(
-        lambda x: optax.chain(optax.scale(x), decay.keep_initial_norm(rules=RULES)),
+        lambda x: optax.chain(
+            optax.scale_by_learning_rate(x), decay.keep_initial_norm(rules=RULES)
+        ),
         reads_params=True,
     ),
     "freeze": Member(lambda x: decay.freeze(RULES), reads_params=True),
@@ -247,7 +254,9 @@ OWN = {
     "radamw, lr": optimizer(optimizers.radamw, "lr"),
     "lionw, constant": optimizer(optimizers.lionw, "constant"),
     "adafactor, lr": optimizer(optimizers.adafactor, "lr"),
-    "adafactor, l2": optimizer(optimizers.adafactor, "l2", parameter_scale=None),
+    "adafactor, l2": optimizer(optimizers.adafactor, "l2", parameter_scale=None)._replace(
+        reads_params=False
+    ),
     "adafactor, parameter_scale": optimizer(optimizers.adafactor, "parameter_scale", by_size),
     "adams": Member(lambda x: optimizers.adams(LR, weight_decay=x, rules=RULES)),
     "grouped, lr": Member(grouped, decoupled, LR, {"kernel": 0.5 * 3.0}),
@@ -262,7 +271,9 @@ OWN = {
     "float32_masters": around(training.float32_masters, reads_params=True),
     "skip_nonfinite": around(training.skip_nonfinite),
     "caution": around(caution, rule=None),
-    "inject_hyperparams": optimizer(optimizers.inject_hyperparams(optimizers.adamw), "schedule"),
+    "inject_hyperparams": optimizer(
+        optimizers.inject_hyperparams(optimizers.adamw), "schedule"
+    )._replace(reads_params=True),  # A decay of 0 may be set to another.
     "scale_by_adam": directed(preconditioners.scale_by_adam(amsgrad="raw", first_moment="nadam")),
     "scale_by_nesterov_adam": directed(preconditioners.scale_by_nesterov_adam(0.9, 0.99, 1e-8)),
     "scale_by_lion": directed(preconditioners.scale_by_lion()),
@@ -278,34 +289,39 @@ CONVENTIONS = {name: convention(name) for name in conventions.names()}
 MEMBERS = OWN | CONVENTIONS
 
 
-def updates_of(tx, given, names=ALL_LEAVES):
+def updates_of(tx, given):
     """The updates of given gradients, one tree a step, without jit."""
-    state, out = tx.init(weights(0, names)), []
+    names, state, out = tuple(given[0]["layer"]), None, []
     for t, grads in enumerate(given):
+        state = tx.init(weights(t, names)) if state is None else state
         updates, state = tx.update(grads, state, weights(t, names))
         out.append(updates)
     return out
 
 
 @functools.cache
-def expected(name, names=ALL_LEAVES, steps=3):
-    """The member's updates: the rule upon those without decay, or its own outside of wrappers."""
-    member = MEMBERS[name]
+def expected(name, *, part=False, steps=3):
+    """The member's updates: its rule upon those without decay, or its own outside of wrappers.
+
+    Args:
+      name: Key of ``MEMBERS``.
+      part: Of the kernel and the scale alone, as if there were no bias.
+      steps: How many.
+    """
+    member, names = MEMBERS[name], ("kernel", "scale") if part else ALL_LEAVES
     given = [gradients(t, names) for t in range(steps)]
     if member.rule is None:
-        return updates_of(member.make(DECAY), given, names)
+        return updates_of(member.make(DECAY), given)
 
-    def strength(leaf, t):
-        return DECAY * SCALES[leaf] * float(member.kappa(t)) * member.factors.get(leaf, 1.0)
+    def decayed(rule, trees):
+        def leaf(name, t):
+            k = DECAY * SCALES[name] * float(member.kappa(t)) * member.factors.get(name, 1.0)
+            pair = trees[t]["layer"][name], weights(t)["layer"][name]
+            return rule(*(np.asarray(x, np.float64) for x in pair), k)
 
-    def decayed(step, t):
-        pairs = {leaf: (step["layer"][leaf], weights(t)["layer"][leaf]) for leaf in names}
-        return {"layer": {leaf: f(*pair, strength(leaf, t)) for leaf, pair in pairs.items()}}
+        return [{"layer": {name: leaf(name, t) for name in names}} for t in range(steps)]
 
-    f = decoupled if member.rule == IN_GRADIENT else member.rule
     if member.rule == IN_GRADIENT:
-        f = lambda g, w, k: g + k * w  # noqa: E731
-        fed = [decayed(grads, t) for t, grads in enumerate(given)]
-        return updates_of(member.make(0.0), fed, names)
-    plain = updates_of(member.make(0.0), given, names)
-    return [decayed(step, t) for t, step in enumerate(plain)]
+        fed = decayed(lambda g, w, k: g + k * w, given)
+        return updates_of(member.make(0.0), jax.tree.map(jnp.float32, fed))
+    return decayed(member.rule, updates_of(member.make(0.0), given))

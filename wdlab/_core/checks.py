@@ -77,6 +77,7 @@ def check_number(
     """
     if schedule and callable(value):
         return
+    high = math.inf if concrete(high) is None else high  # Another argument may be the limit.
     tail = f" {hint}" if hint else ""
     interval = _interval(low, high, low_open, high_open)
     kind = "a number or a schedule" if schedule else "a number"

@@ -6,7 +6,7 @@ from typing import Any
 
 import optax
 
-from wdlab._core.checks import check_number
+from wdlab._core.checks import check_number, is_zero
 from wdlab._core.dtypes import in_float32
 from wdlab.conventions.convention import REQUIRED, Convention, Request
 from wdlab.conventions.parts import adam_direction, momentum, rate_of, with_decay
@@ -44,10 +44,10 @@ def _adamwr(request: Request) -> optax.GradientTransformation:
         rate = cosine_restarts(rate, first_steps=steps, factor=factor)
     direction = scale_by_adam(request["beta1"], request["beta2"], request["eps"])
     multiplier = multiplier_of("schedule", rate, request.peak_learning_rate)
-    normalized: Any = request.weight_decay
+    normalized = request.weight_decay
     check_number("weight_decay", normalized)
     strength = 0.0
-    if normalized > 0:
+    if not is_zero(normalized):
         strength = restarts_weight_decay(normalized, first_steps=steps, factor=factor)
     decay = decay_weights(strength, multiplier=multiplier, rules=request.rules)
     return in_float32(optax.chain(direction, scale_by_learning_rate(rate), decay))

@@ -114,10 +114,12 @@ def decay_weights_by_parameter_scale(
         return DecayByParameterScaleState(decay.init(params), scale.init(params))
 
     def update_fn(
-        updates: PyTree, state: PyTree, params: PyTree | None = None
+        updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, PyTree]:
-        if not is_zero(weight_decay):
-            require_params("decay_weights_by_parameter_scale", params)
+        if is_zero(weight_decay):
+            _, decay_state = decay.update(updates, state.decay)
+            return updates, state._replace(decay=decay_state)
+        require_params("decay_weights_by_parameter_scale", params)
         zeros = jax.tree.map(jnp.zeros_like, updates)
         shrink, decay_state = decay.update(zeros, state.decay, params)
         shrink, scale_state = scale.update(shrink, state.scale, params)
