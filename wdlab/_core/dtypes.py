@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
+from wdlab._core.transformation import with_extra_args
+
 PyTree = Any
 
 
@@ -27,7 +29,7 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
     >>> updates["kernel"].tolist(), updates["kernel"].dtype
     ([-0.5, -0.5], dtype('float16'))
     """
-    inner = optax.with_extra_args_support(inner)
+    inner = with_extra_args(inner)
 
     def init_fn(params: PyTree) -> PyTree:
         return inner.init(widen(params))

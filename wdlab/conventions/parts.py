@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.checks import check_number
+from wdlab._core.transformation import with_extra_args
 from wdlab.conventions.convention import Request
 from wdlab.optimizers import assemble
 from wdlab.preconditioners import scale_by_adam
@@ -209,7 +210,7 @@ def caution(direction: optax.GradientTransformation) -> optax.GradientTransforma
 
     Source: Liang et al. 2024, https://arxiv.org/abs/2411.16085; timm aa4b5850, timm/optim/adamw.py.
     """
-    direction = optax.with_extra_args_support(direction)
+    direction = with_extra_args(direction)
 
     def init_fn(params: PyTree) -> CautionState:
         return CautionState(direction.init(params))

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wdlab._core.transformation import with_extra_args
+
 PyTree = Any
 
 
@@ -87,8 +89,8 @@ def _in_turn(
     *,
     gradient_to_first: bool,
 ) -> optax.GradientTransformationExtraArgs:
-    first = optax.with_extra_args_support(first)
-    second = optax.with_extra_args_support(second)
+    first = with_extra_args(first)
+    second = with_extra_args(second)
 
     def init_fn(params: PyTree) -> PyTree:
         return InTurnState(first.init(params), second.init(params))

@@ -9,7 +9,7 @@ import optax
 
 from wdlab._core.checks import check_number, check_schedule
 from wdlab._core.dtypes import check_float_leaf
-from wdlab._core.transformation import transformation
+from wdlab._core.transformation import transformation, with_extra_args
 from wdlab.decay import next_count
 from wdlab.groups.group import Assignment, Group, assign_groups, idle_groups, normalize_groups
 from wdlab.rules import RuleWarning, masked_paths
@@ -89,7 +89,7 @@ def freeze_groups(
     MaskedNode()
     """
     groups = normalize_groups(groups)
-    inner = optax.with_extra_args_support(inner)
+    inner = with_extra_args(inner)
 
     def init_fn(params: PyTree) -> PyTree:
         if jax.tree.leaves(params) and not masked_paths(params):

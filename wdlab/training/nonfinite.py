@@ -23,8 +23,8 @@ import optax
 
 from wdlab._core.checks import check_number
 from wdlab._core.dtypes import working_dtype
+from wdlab._core.transformation import with_extra_args
 from wdlab.rules import leaves_with_paths
-from wdlab.training.extra_args import with_extra_args
 
 PyTree = Any
 OUTERMOST = "Write it around the whole optimizer: skip_nonfinite(optax.MultiSteps(tx, k))."

@@ -24,8 +24,8 @@ import optax
 
 from wdlab._core.checks import check_number, require_params
 from wdlab._core.dtypes import is_16_bit, widen
+from wdlab._core.transformation import with_extra_args
 from wdlab.training.checksum import positions, scramble
-from wdlab.training.extra_args import with_extra_args
 
 PyTree = Any
 # (parameter, its memory, step in float32, key) -> (new parameter, new memory)

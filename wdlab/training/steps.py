@@ -22,9 +22,9 @@ from jax.sharding import (
     Sharding,
 )
 
+from wdlab._core.transformation import with_extra_args
 from wdlab.rules import leaves_with_paths
 from wdlab.training.donation import DonatingStep
-from wdlab.training.extra_args import with_extra_args
 from wdlab.training.nonfinite import check_skips_outside
 
 PyTree = Any
