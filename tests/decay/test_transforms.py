@@ -58,7 +58,7 @@ def twin_scale(path, ndim, policy):
 
 @hypothesis.given(trees(), policies(), st.sampled_from([0.0, 0.125, 0.7]), st.booleans())
 @pytest.mark.filterwarnings("ignore::wdlab.rules.RuleWarning")
-def test_r24_random_trees_equal_the_twin(tree, policy, decay, l2):
+def test_random_trees_equal_the_twin(tree, policy, decay, l2):
     """Within 2 eps of the leaf's dtype; exempt leaves bit for bit."""
     with jax.enable_x64(True):
         params = jax.tree.map(jnp.asarray, tree)

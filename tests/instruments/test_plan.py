@@ -1,4 +1,4 @@
-"""The decay plan: equal for equal optimizers, and a named difference for each drift (R6)."""
+"""The decay plan: equal for equal optimizers, and a named difference for each drift."""
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ def test_injected_hyperparameters_have_the_same_coefficients():
 
 
 @pytest.mark.parametrize("coupling", ["schedule", "lr", "lr2", "constant"])
-def test_r9_coefficients_equal_a_step_with_zero_gradient(coupling):
+def test_coefficients_equal_a_step_with_zero_gradient(coupling):
     tx = adamw(coupling=coupling, learning_rate=0.5)
     params = jax.tree.map(jnp.float32, GPT)
     zeros = jax.tree.map(jnp.zeros_like, params)

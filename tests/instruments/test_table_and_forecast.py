@@ -16,7 +16,7 @@ from wdlab.rules import leaves_with_paths
 
 
 @pytest.mark.parametrize("name", ["NO_BIAS_OR_NORM", "BERT", "MINGPT", "DEEPSPEED_CHAT", "ALL"])
-def test_r9_the_table_equals_one_step_with_zero_gradients(name):
+def test_the_table_equals_one_step_with_zero_gradients(name):
     policy = getattr(rules, name)
     params = jax.tree.map(jnp.asarray, GPT)
     table = wdlab.inspect_decay(params, policy)

@@ -135,7 +135,7 @@ def test_undriven_weight_is_the_product_of_the_shrinks(factory, coupling, x64):
 
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_ten_thousand_float32_steps_follow_the_closed_form(factory):
-    """R12: relative error 1e-5 in float32, one scan."""
+    """Relative error 1e-5 in float32, one scan."""
     tx = factory(1e-3, weight_decay=0.1, coupling="lr")
     weights = {"kernel": jnp.array([[4.0]])}
     zeros = jax.tree.map(jnp.zeros_like, weights)
@@ -154,7 +154,7 @@ def test_ten_thousand_float32_steps_follow_the_closed_form(factory):
     ("coupling", "double_lr", "half_schedule"),
     [("schedule", 1, 0.5), ("lr", 2, 0.5), ("lr2", 4, 0.25), ("constant", 1, 1)],
 )
-def test_r13_decay_per_update_as_documented(coupling, double_lr, half_schedule, x64):
+def test_decay_per_update_as_documented(coupling, double_lr, half_schedule, x64):
     """What a change of learning rate, schedule, accumulation or clipping does to the decay."""
     weights = {"kernel": jnp.full((2, 2), 4.0)}
     zeros = jax.tree.map(jnp.zeros_like, weights)
@@ -237,7 +237,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_r21_senseless_hyperparameters_are_refused_by_name(name):
+def test_impossible_hyperparameters_are_refused_by_name(name):
     arguments = {"learning_rate": 1e-3, "weight_decay": 0.1, "coupling": "lr", **BAD[name]}
     argument = next(iter(BAD[name]))
     with pytest.raises((TypeError, ValueError), match=argument):
@@ -267,14 +267,14 @@ ODD = {
     ],
     ids=["adamw", "decay_weights", "add_l2_gradient"],
 )
-def test_r22_odd_leaves_are_refused_by_name(name, make):
+def test_odd_leaves_are_refused_by_name(name, make):
     with pytest.raises(TypeError, match="layer/odd_kernel"):
         make().init({"layer": {"odd_kernel": ODD[name]}})
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("shape", [(), (0, 3), (3,), (1, 2, 1, 2, 1)])
-def test_r22_zero_gradients_never_give_nan(dtype, shape):
+def test_zero_gradients_never_give_nan(dtype, shape):
     """In Optax float16 weights become NaN here: epsilon underflows, 0/0."""
     weights = {"kernel": jnp.ones(shape, dtype)}
     zeros = jax.tree.map(jnp.zeros_like, weights)
@@ -285,7 +285,7 @@ def test_r22_zero_gradients_never_give_nan(dtype, shape):
 
 
 class TestInjectHyperparams:
-    """R11: Optax turns rules that are functions into schedules, and b2 into 1.0 beside bfloat16."""
+    """Optax turns rules that are functions into schedules, and b2 into 1.0 beside bfloat16."""
 
     @pytest.mark.parametrize("inject", [wdlab.inject_hyperparams, optax.inject_hyperparams])
     @pytest.mark.parametrize("factory", FACTORIES)

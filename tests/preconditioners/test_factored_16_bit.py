@@ -1,4 +1,4 @@
-"""R15: statistics of bfloat16 parameters follow a gradient that falls tenfold, as in float64."""
+"""Statistics of bfloat16 parameters follow a gradient that falls tenfold, as in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def statistics(tx):
     return rows[0], wanted
 
 
-def test_r15_statistics_follow_within_one_percent():
+def test_statistics_follow_within_one_percent():
     got, wanted = statistics(wdlab.optimizers.adafactor(1e-3))
     np.testing.assert_allclose(got, wanted, rtol=0.01)
 

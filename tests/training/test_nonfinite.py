@@ -1,4 +1,4 @@
-"""R23: a gradient or loss that is not finite makes no step, moves no counter, stops nothing."""
+"""A gradient or loss that is not finite makes no step, moves no counter, stops nothing."""
 
 import chex
 import jax
@@ -54,7 +54,7 @@ def run(tx, steps):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_r23_bad_steps_leave_no_trace_but_the_count(name):
+def test_bad_steps_leave_no_trace_but_the_count(name):
     """Once and k times in a row, NaN and both infinities: the run equals one without those steps.
 
     In "accumulated" they fall inside MultiSteps' window and at its end.
@@ -79,7 +79,7 @@ def test_good_steps_equal_those_of_the_optimizer_alone(name):
     chex.assert_trees_all_close(state.inner, alone_state, rtol=1e-6, atol=1e-7)
 
 
-def test_r23_forever_keeps_the_weights_where_apply_if_finite_loses_them():
+def test_forever_keeps_the_weights_where_apply_if_finite_loses_them():
     steps = [(0, None), *((seed, jnp.nan) for seed in range(1, 6))]
     params, state = run(skip_nonfinite(OPTIMIZERS["adamw"]()), steps)
     chex.assert_trees_all_equal(params, run(skip_nonfinite(OPTIMIZERS["adamw"]()), steps[:1])[0])

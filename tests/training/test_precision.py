@@ -1,4 +1,4 @@
-"""How much decay survives in 16-bit parameters (R14), against float64 and the closed form."""
+"""How much decay survives in 16-bit parameters, against float64 and the closed form."""
 
 import chex
 import jax
@@ -56,7 +56,7 @@ def test_a_thousand_steps_of_undriven_decay_survive(name, tolerance):
 
 
 @pytest.mark.parametrize("name", WRAPPERS)
-def test_r14_ten_thousand_steps_lose_one_percent_at_most(name):
+def test_ten_thousand_steps_lose_one_percent_at_most(name):
     """lr * weight_decay = 6e-5; the truth is 0.548802, plain bfloat16 stays at 1."""
     start = {"kernel": jnp.asarray(np.linspace(0.5, 2.0, 4096), jnp.bfloat16)}
     tx = WRAPPERS[name](wdlab.optimizers.sgdw(6e-4, weight_decay=0.1, coupling="lr"))

@@ -1,4 +1,4 @@
-"""R7: what one mesh saved, another restores, bit for bit, each leaf in its new sharding."""
+"""What one mesh saved, another restores, bit for bit, each leaf in its new sharding."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def train(state):
 
 
 @pytest.mark.parametrize("saved_as", [FSDP, REPLICATED], ids=["fsdp", "dp"])
-def test_r7_another_mesh_restores_the_same_bits(saved_as, tmp_path):
+def test_another_mesh_restores_the_same_bits(saved_as, tmp_path):
     state = train(state_on((2, 2), saved_as))
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state)

@@ -1,4 +1,4 @@
-"""R16: the optimizer state is born sharded, and stays so, for every optimizer and both meshes."""
+"""The optimizer state is born sharded, and stays so, for every optimizer and both meshes."""
 
 import functools
 
@@ -76,7 +76,7 @@ def ideal_bytes(path, leaf):
 
 @pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
 @pytest.mark.parametrize("name", TXS)
-def test_r16_state_is_born_sharded_and_stays(name, axis_type):
+def test_state_is_born_sharded_and_stays(name, axis_type):
     params, tx = make_params(axis_type), TXS[name]()
     grads = jax.tree.map(jnp.ones_like, params)
     with jax.set_mesh(mesh_of(axis_type)):

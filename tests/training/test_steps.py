@@ -40,7 +40,7 @@ def copies_of_params(compiled, size):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_r17_no_copies_and_no_temporaries(name):
+def test_no_copies_and_no_temporaries(name):
     params, tx = square(), OPTIMIZERS[name]()
     state = wdlab.init_opt_state(tx, params)
     compiled = wdlab.make_update(tx).lower(params, state, params).compile()
@@ -52,7 +52,7 @@ def test_r17_no_copies_and_no_temporaries(name):
     assert aliases >= len(big)
 
 
-def test_r17_the_other_order_is_what_this_guards_against():
+def test_the_other_order_is_what_this_guards_against():
     """The check above can fail: results in another order copy every buffer."""
     params, tx = square(), OPTIMIZERS["adamw"]()
     state = tx.init(params)
@@ -130,7 +130,7 @@ def test_state_is_born_sharded_like_its_parameters(name, axis_type):
     assert params["a"]["kernel"].sharding.is_equivalent_to(kernel, 2)
 
 
-def test_r29_two_runs_are_bit_identical():
+def test_two_runs_are_bit_identical():
     def run():
         tx = OPTIMIZERS["adamw"]()
         params = jax.tree.map(lambda x: jnp.sin(x + jnp.arange(64.0)), square())

@@ -1,4 +1,4 @@
-"""R6: what changed between two runs is refused by name on resume, or accepted by a flag."""
+"""What changed between two runs is refused by name on resume, or accepted by a flag."""
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ def resume(folder, tx, settings, **flags):
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_r6_another_optimizer_is_refused_by_name(name, tmp_path):
+def test_another_optimizer_is_refused_by_name(name, tmp_path):
     before, after, message = CHANGES[name]
     there, here = settings_of(before), settings_of(after)
     save(tmp_path, before, there)
@@ -108,7 +108,7 @@ def test_r6_another_optimizer_is_refused_by_name(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", DATA_CHANGES)
-def test_r6_other_data_are_refused_by_name(name, tmp_path):
+def test_other_data_are_refused_by_name(name, tmp_path):
     value, message = DATA_CHANGES[name]
     tx = optax.sgd(0.1)
     there = settings_of(tx)

@@ -1,4 +1,4 @@
-"""R2, R3: a damaged file never gives wrong values; the newest whole step is found and named."""
+"""A damaged file never gives wrong values; the newest whole step is found and named."""
 
 import pytest
 
@@ -9,7 +9,7 @@ pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableException
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_r2_nothing_wrong_is_restored(kind, tmp_path):
+def test_nothing_wrong_is_restored(kind, tmp_path):
     """``python -m examples.benchmarks.reliability damage`` does 200 of each."""
     outcomes = trial_outcomes(kind, 12, tmp_path)
     assert set(outcomes) <= {"newest, right", "older, right"}

@@ -1,4 +1,4 @@
-"""R1, R4: killed and stopped runs go on; R26: what stands in a run's way is said in a line."""
+"""Killed and stopped runs go on; what stands in a run's way is said in a line."""
 
 import errno
 import os
@@ -16,14 +16,14 @@ from wdlab.training import orbax_io as checkpoint_files
 
 
 @pytest.mark.parametrize("part", ["kills", "signals"])
-def test_r1_r4_ten_kills_and_every_kind_of_signal(part):
+def test_ten_kills_and_every_kind_of_signal(part):
     """In a process of its own, which forks the lives; 200 of each without --quick."""
     command = [sys.executable, "-m", "examples.benchmarks.reliability", part, "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
-def test_r26_a_second_run_in_the_folder_is_refused_and_harms_nothing(tmp_path):
+def test_a_second_run_in_the_folder_is_refused_and_harms_nothing(tmp_path):
     with Checkpoints(tmp_path) as first:
         first.save(1, {"x": jnp.ones(2)})
         with pytest.raises(CheckpointError, match=rf"another run \(process {os.getpid()} on "):
@@ -38,7 +38,7 @@ def test_r26_a_second_run_in_the_folder_is_refused_and_harms_nothing(tmp_path):
         assert again.restore({"x": jnp.zeros(2)}).step == 1
 
 
-def test_r26_a_disk_that_is_full_leaves_the_last_good_step(tmp_path):
+def test_a_disk_that_is_full_leaves_the_last_good_step(tmp_path):
     """A limit on the size of files, where a small disk cannot be mounted."""
     small, large = {"x": jnp.zeros(1)}, {"x": jnp.arange(2.0**18) ** 0.5}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -59,7 +59,7 @@ def test_r26_a_disk_that_is_full_leaves_the_last_good_step(tmp_path):
             checkpoints.restore(small)
 
 
-def test_r26_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="no checkpoints can be written to .*: Not a dir"):
         Checkpoints(tmp_path / "file" / "run")
@@ -77,7 +77,7 @@ def test_r26_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         assert checkpoints.steps() == []
 
 
-def test_r26_a_clock_that_jumps_back_changes_no_order(tmp_path, monkeypatch):
+def test_a_clock_that_jumps_back_changes_no_order(tmp_path, monkeypatch):
     now = time.time
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         for step, days in ((1, 0), (2, -400), (3, 400), (4, -1)):

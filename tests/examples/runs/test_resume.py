@@ -1,4 +1,4 @@
-"""R5, R14: a run that goes on from any of its steps equals the one that was never stopped."""
+"""A run that goes on from any of its steps equals the one that was never stopped."""
 
 import shlex
 import shutil
@@ -85,7 +85,7 @@ def check_every_step(make_trainer, scratch):
     return rows
 
 
-def test_r5_the_gpt_goes_on_from_every_step(tmp_path):
+def test_the_gpt_goes_on_from_every_step(tmp_path):
     """Dropout, schedule, clipping, accumulation, moving average, grain; evaluations on the way."""
     config = parse_gpt(GPT)[1]
     (tmp_path / "whole").mkdir()
@@ -94,7 +94,7 @@ def test_r5_the_gpt_goes_on_from_every_step(tmp_path):
     assert rows.count("batch_loss") == STEPS
 
 
-def test_r5_the_image_model_goes_on_from_every_step(images, tmp_path):
+def test_the_image_model_goes_on_from_every_step(images, tmp_path):
     """BatchNorm, augmentation, momentum, moving average, the sphere; within epochs and between."""
     config = parse_resnet([*RESNET, f"--dataset={images}"])
     (tmp_path / "whole").mkdir()
@@ -134,7 +134,7 @@ def steps(params, opt_state, iterator, count):
     return seen, {"params": params, "opt_state": opt_state}
 
 
-def test_r5_r14_rounding_accumulation_and_the_data_go_on_from_every_step(tmp_path):
+def test_rounding_accumulation_and_the_data_go_on_from_every_step(tmp_path):
     params = {"w": jnp.full(64, 0.5, jnp.bfloat16)}
     fresh = {"params": params, "opt_state": rounding().init(params)}
     wanted, last = steps(**fresh, iterator=batches(), count=STEPS)
