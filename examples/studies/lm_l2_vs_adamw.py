@@ -52,7 +52,9 @@ def draw(rows: list[Row]) -> Figure:
             free = language.final(rows, f"{split}_loss", kind="weight_decay", strength=0.0).mean()
             axes.axhline(free, linestyle=":", color="gray")
         axes.set(xscale="log", xlabel=NAMES[kind], ylabel="loss at the end (nats)")
-        axes.legend(title="dotted: no decay")
+        axes.set_xticks(list(values), [f"{s:g}" for s in values], rotation=30)
+        axes.minorticks_off()
+    figure.axes[0].legend(title="dotted: no decay")
     return figure
 
 
