@@ -8,10 +8,11 @@
     opt_state = opt_state_from_torch(saved, tx, params, names, order=["fc.weight", "fc.bias"])
 
 The state takes over moments and step count. The hyper-parameters are those of ``tx``: give it what
-the run had (``saved["param_groups"]`` shows it). torch is not imported here; a tensor is anything
-that NumPy can read. torch.optim.AdamW, Adam (AMSGrad too), SGD with momentum and Adafactor go over.
+the run had, or be warned. torch is not imported here; a tensor is anything that NumPy can read.
+torch.optim.AdamW, Adam (AMSGrad too), SGD with momentum and Adafactor go over.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,29 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from wdlab.from_torch.compare import SettingsWarning, setting_differences
 from wdlab.from_torch.fill import Filler
-from wdlab.from_torch.names import (
-    CONV1D,
-    CONV2D,
-    CONV3D,
-    LINEAR,
-    Leaf,
-    NameMap,
-    laid_out,
-    resolve_names,
-)
+from wdlab.from_torch.names import NameMap, laid_out, resolve_names
 from wdlab.from_torch.state import read_state_dict
 from wdlab.rules import leaves_with_paths
-
-__all__ = [
-    "CONV1D",
-    "CONV2D",
-    "CONV3D",
-    "LINEAR",
-    "Leaf",
-    "opt_state_from_torch",
-    "params_from_torch",
-]
 
 PyTree = Any
 
@@ -59,6 +42,7 @@ def params_from_torch(tensors: Mapping[str, Any], params: PyTree, names: NameMap
       ValueError: If a name, a path or a shape has no counterpart.
 
     >>> params = {"fc": {"kernel": jax.ShapeDtypeStruct((2, 3), jnp.float32)}}
+    >>> from wdlab.from_torch import LINEAR, Leaf
     >>> names = {"fc.weight": Leaf("fc/kernel", axes=LINEAR)}
     >>> params_from_torch({"fc.weight": np.ones((3, 2))}, params, names)["fc"]["kernel"].shape
     (2, 3)
@@ -80,20 +64,24 @@ def opt_state_from_torch(
     *,
     order: Sequence[str] | None = None,
     step: int | None = None,
+    weights: Mapping[str, Any] | None = None,
 ) -> PyTree:
     r"""Makes the state of ``tx`` as if it had made torch's steps: moments, and count = step.
 
     ``tx`` must be the same optimizer: ``optimizers.adamw(lr, coupling="lr")`` for AdamW, ``adam``
     with "l2" for Adam, ``sgd`` with "l2" for SGD, ``adafactor.adafactor`` with the arguments of
     ``PRESETS["torch.Adafactor"]``. Chains, groups and wrappers around it are filled alike. A
-    torch scheduler's step is Optax's count: the lr of update t is ``schedule(t - 1)``.
+    torch scheduler's step is Optax's count: the lr of update t is ``schedule(t - 1)``. Where the
+    saved lr, betas, eps, momentum or weight decay are others than those that ``tx`` steps with, a
+    :class:`SettingsWarning` says so.
 
     Torch's Adafactor factors over the last two axes of torch's layout. A transposed matrix has rows
     and columns exchanged, which is done here; a convolution's are its 3 x 3 window, which no layout
     of Flax has last: keep such a leaf in torch's layout.
 
     Args:
-      state_dict: ``optimizer.state_dict()``.
+      state_dict: ``optimizer.state_dict()``, or that of FSDP or ``torch.distributed.checkpoint``,
+        which names its parameters; flattened or not.
       tx: The optimizer to go on with.
       params: The parameters to go on with, from :func:`params_from_torch`.
       names: As there; None leaves a parameter out, e.g. one that is frozen here.
@@ -101,6 +89,8 @@ def opt_state_from_torch(
         ``[name for name, _ in model.named_parameters()]``. Not needed where the optimizer was given
         named parameters (torch >= 2.6 then saves them).
       step: Number of updates made; required for SGD, whose state does not hold it.
+      weights: Torch's weights, as for :func:`params_from_torch`: with them ``float32_masters`` and
+        ``kahan`` go on from their float32 values; without, from the rounded parameters.
 
     Raises:
       ValueError: If a name, shape, buffer or step count is missing, left over or contradictory; if
@@ -121,7 +111,19 @@ def opt_state_from_torch(
     # The optimizer may have had fewer parameters than the model, where some are frozen.
     held = {name: target for name, target in names.items() if name in saved.names}
     sources = resolve_names(held, saved.names, list(shapes), all_paths=False)
-    filler = Filler(saved, sources, shapes)
+    exact = {
+        path: laid_out(source, weights[source.name], shapes[path])
+        for path, source in sources.items()
+        if weights is not None
+    }
+    filler = Filler(saved, sources, shapes, exact)
     state = filler.fill(tx.init(params), "")
     filler.check_nothing_left()
+    if differences := setting_differences(saved, sources, tx, params):
+        warnings.warn(
+            f"tx is set otherwise than the torch run: {'; '.join(differences)}. The state is taken "
+            "over all the same: correct tx, unless the change is meant.",
+            SettingsWarning,
+            stacklevel=2,
+        )
     return state

@@ -7,11 +7,14 @@ installed. Both packages are imported when a file asks for them.
 
 import importlib
 import json
+import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wdlab.from_torch.names import as_numpy
+from wdlab.from_torch.state import nested
 
 _PICKLES = (".pt", ".pth", ".bin")
 _GROUPS = "param_groups"
@@ -26,6 +29,7 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
     Raises:
       ValueError: If the file has another ending.
       ImportError: If the package for it is missing.
+      pickle.UnpicklingError: If the file holds objects that could run code when they are loaded.
 
     >>> load_tensors("model.npz")
     Traceback (most recent call last):
@@ -35,8 +39,12 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
     if suffix == ".safetensors":
         return dict(_package("safetensors.numpy").load_file(str(path)))
     if suffix in _PICKLES:
-        # Refuses every pickled object that is no tensor or plain container.
-        return _package("torch").load(str(path), map_location="cpu", weights_only=True)
+        return _without_code(_package("torch"), str(path))
+    if (Path(path) / ".metadata").exists():
+        raise ValueError(
+            f"{str(path)!r} is a folder of torch.distributed.checkpoint. Where torch is, write "
+            "torch.distributed.checkpoint.format_utils.dcp_to_torch_save(folder, 'run.pt')."
+        )
     raise ValueError(
         f"{str(path)!r} is neither .safetensors nor {', '.join(_PICKLES)}. Save the tensors with "
         "safetensors.torch.save_file(model.state_dict(), 'model.safetensors')."
@@ -65,10 +73,10 @@ def load_state_dict(path: str | Path) -> dict[str, Any]:
                 f"{str(path)!r} holds no optimizer state: its metadata has no {_GROUPS!r}. Write "
                 "it with wdlab.from_torch.save_state_dict(optimizer.state_dict(), path)."
             )
-        state: dict[int, dict[str, Any]] = {}
+        state: dict[str, dict[str, Any]] = {}
         for key in file.keys():  # noqa: SIM118  The file is no mapping.
-            index, buffer = key.split(".", 1)
-            state.setdefault(int(index), {})[buffer] = file.get_tensor(key)
+            parameter, buffer = key.rsplit(".", 1)
+            state.setdefault(parameter, {})[buffer] = file.get_tensor(key)
     return {"state": state, _GROUPS: json.loads(metadata[_GROUPS])}
 
 
@@ -90,6 +98,7 @@ def save_state_dict(state_dict: Mapping[str, Any], path: str | Path) -> None:
     """
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {str(path)!r}.")
+    state_dict = nested(state_dict)
     tensors = {
         f"{index}.{buffer}": as_numpy(value).copy()
         for index, entry in state_dict["state"].items()
@@ -98,6 +107,24 @@ def save_state_dict(state_dict: Mapping[str, Any], path: str | Path) -> None:
     }
     groups = json.dumps(state_dict[_GROUPS], default=lambda value: as_numpy(value).tolist())
     _package("safetensors.numpy").save_file(tensors, str(path), metadata={_GROUPS: groups})
+
+
+def _without_code(torch: Any, path: str) -> Any:
+    """Loads tensors and plain containers; refuses the rest, without torch's advice to run it."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        if "weights_only" not in str(error):
+            raise
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        found = f"an object of {named[1]}" if named else "more"
+        raise pickle.UnpicklingError(
+            f"{path!r} holds {found}. What is no tensor, number, string or plain container can run "
+            "any code when it is loaded, so it is not. Where the file was made, save the tensors "
+            "alone: safetensors.torch.save_file(model.state_dict(), 'model.safetensors') and "
+            "wdlab.from_torch.save_state_dict(optimizer.state_dict(), 'optimizer.safetensors'); "
+            "numbers as float(x) instead of NumPy's."
+        ) from None
 
 
 def _package(name: str) -> Any:

@@ -3,6 +3,8 @@
 Arrays are copied, whatever ``jnp.asarray`` would do: torch steps in place.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -14,10 +16,11 @@ from wdlab._core.names import first_few
 from wdlab.from_torch.names import Source, as_numpy, laid_out
 from wdlab.from_torch.state import TorchState
 from wdlab.rules import leaves_with_paths
+from wdlab.training import RoundingState
 
 PyTree = Any
 # Field of a state here -> buffer of a parameter there.
-_BUFFERS = {
+BUFFERS = {
     "mu": "exp_avg",
     "nu": "exp_avg_sq",
     "nu_max": "max_exp_avg_sq",
@@ -29,12 +32,23 @@ _KEPT = {"hyperparams", "acc_grads"}
 
 
 class Filler:
-    """Walks a state of Optax and puts torch's buffers into the fields it knows."""
+    """Walks a state of Optax and puts torch's buffers into the fields it knows.
+
+    Args:
+      saved: Torch's buffers.
+      sources: Path -> torch parameter.
+      shapes: Path -> shape.
+      weights: Path -> torch's weight in this layout, for what 16-bit weights have beside them.
+    """
 
     def __init__(
-        self, saved: TorchState, sources: dict[str, Source], shapes: dict[str, tuple[int, ...]]
+        self,
+        saved: TorchState,
+        sources: dict[str, Source],
+        shapes: dict[str, tuple[int, ...]],
+        weights: Mapping[str, np.ndarray] = MappingProxyType({}),
     ):
-        self.saved, self.sources, self.shapes = saved, sources, shapes
+        self.saved, self.sources, self.shapes, self.weights = saved, sources, shapes, weights
         self.used: set[tuple[str, str]] = set()
 
     def fill(self, node: PyTree, where: str) -> PyTree:
@@ -51,17 +65,33 @@ class Filler:
                 "optax.amsgrad keeps the maximum of the corrected moment, torch that of the raw "
                 "one. Write wdlab.preconditioners.scale_by_adam(amsgrad='raw')."
             )
+        if isinstance(node, RoundingState):
+            inner = self.fill(node.inner, f"{where}.inner")
+            return node._replace(memory=self._memory(node.memory), inner=inner)
         new = {field: getattr(node, field) for field in fields}
         if set(fields) >= _FACTORED:
             new |= self._factored(node)
         for field in fields:
             if field == "count":
                 new[field] = jnp.asarray(self.saved.step, jnp.result_type(new[field]))
-            elif field in _BUFFERS:
-                new[field] = self._moments(new[field], _BUFFERS[field])
+            elif field in BUFFERS:
+                new[field] = self._moments(new[field], BUFFERS[field])
             elif field not in _KEPT and not (set(fields) >= _FACTORED and field in _FACTORED):
                 new[field] = self.fill(new[field], f"{where}.{field}")
         return type(node)(**new)
+
+    def _memory(self, memory: PyTree) -> PyTree:
+        """Float32 masters, or what Kahan's sum has over: where torch's weights are given."""
+
+        def exact(path: str, kept: Any) -> Any:
+            if path not in self.weights:
+                return kept
+            weight = self.weights[path].astype(np.float32)
+            rest = weight - weight.astype(kept.dtype).astype(np.float32)
+            return jnp.array(weight if kept.dtype == np.float32 else rest, kept.dtype)
+
+        filled = [exact(path, kept) for path, kept in leaves_with_paths(memory)]
+        return jax.tree.unflatten(jax.tree.structure(memory), filled)
 
     def _kept(self, node: PyTree, where: str) -> PyTree:
         """Leaves scalars and what has no arrays as ``init`` made it."""

@@ -146,6 +146,8 @@ def as_numpy(tensor: Any) -> np.ndarray:
     >>> as_numpy([1.0, 2.0]).shape
     (2,)
     """
+    if hasattr(tensor, "full_tensor"):  # A DTensor's shards, of all processes.
+        tensor = tensor.full_tensor()
     if hasattr(tensor, "detach"):
         tensor = tensor.detach().cpu()
         if str(tensor.dtype) == "torch.bfloat16":  # NumPy has none; float32 holds it exactly.

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from wdlab._core.names import first_few
 from wdlab.from_torch.names import as_numpy
 
 
@@ -12,15 +13,18 @@ class TorchState(NamedTuple):
     names: list[str]  # Of its parameters, in its order.
     buffers: dict[str, dict[str, Any]]  # Name -> e.g. "exp_avg" -> tensor; without the step.
     step: int  # Updates made.
+    settings: dict[str, dict[str, Any]]  # Name -> e.g. "lr" -> number, of the parameter's group.
 
 
 def read_state_dict(
     state_dict: Mapping[str, Any], *, order: Sequence[str] | None = None, step: int | None = None
 ) -> TorchState:
-    """Reads names, buffers and the one step count from ``optimizer.state_dict()``.
+    """Reads names, buffers, settings and the one step count from ``optimizer.state_dict()``.
 
     Args:
-      state_dict: With "state" and "param_groups".
+      state_dict: With "state" and "param_groups", whose parameters are numbers (with holes, or the
+        ids of torch < 1.6) or names, as FSDP and ``torch.distributed.checkpoint`` have them; or
+        flattened by the latter, "state.fc.weight.exp_avg".
       order: Torch names in the order of the optimizer's parameters, unless it holds them.
       step: Updates made, where the state does not say.
 
@@ -33,23 +37,51 @@ def read_state_dict(
     >>> read_state_dict(saved, order=["w"]).step
     7
     """
-    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
-        found = list(state_dict) if isinstance(state_dict, Mapping) else type(state_dict).__name__
-        raise TypeError(
-            f"expected optimizer.state_dict() with 'state' and 'param_groups', got {found}. Of a "
-            "whole checkpoint, pass the optimizer's entry."
-        )
+    state_dict = nested(state_dict)
     groups = state_dict["param_groups"]
     _check_groups(groups)
     names = _names(groups, order)
-    buffers: dict[str, dict[str, Any]] = {name: {} for name in names}
+    buffers: dict[str, dict[str, Any]] = {name: {} for name in names.values()}
     steps: dict[str, int] = {}
-    for index, entry in state_dict["state"].items():
-        name = names[int(index)]
+    for key, entry in state_dict["state"].items():
+        if str(key) not in names:
+            raise ValueError(
+                f"the state_dict has state of parameter {key!r}, and no param_group has that one."
+            )
+        name = names[str(key)]
         buffers[name] = {k: v for k, v in entry.items() if k != "step" and v is not None}
-        if "step" in entry:
+        if entry.get("step") is not None:
             steps[name] = int(as_numpy(entry["step"]))
-    return TorchState(names, buffers, _one_step(steps, step))
+    settings = {names[str(key)]: dict(group) for group in groups for key in group["params"]}
+    return TorchState(list(names.values()), buffers, _one_step(steps, step), settings)
+
+
+def nested(state_dict: Any) -> Mapping[str, Any]:
+    """The state_dict with "state" and "param_groups", also where it was flattened.
+
+    >>> nested({"state.w.exp_avg": 0.0, "param_groups.w.lr": 0.1})
+    {'state': {'w': {'exp_avg': 0.0}}, 'param_groups': [{'lr': 0.1, 'params': ['w']}]}
+    """
+    found = list(state_dict) if isinstance(state_dict, Mapping) else type(state_dict).__name__
+    if isinstance(state_dict, Mapping) and {"state", "param_groups"} <= set(state_dict):
+        return state_dict
+    if not isinstance(found, list) or not found or not all(map(_is_flat, found)):
+        raise TypeError(
+            "expected optimizer.state_dict() with 'state' and 'param_groups', got "
+            f"{found if isinstance(found, str) else first_few([repr(key) for key in found])}. Of a "
+            "whole checkpoint, pass the optimizer's entry."
+        )
+    parts: dict[str, dict[str, Any]] = {"state": {}, "param_groups": {}}
+    for key, value in state_dict.items():
+        part, rest = key.split(".", 1)
+        name, entry = rest.rsplit(".", 1)
+        parts[part].setdefault(name, {})[entry] = value
+    groups = [{**group, "params": [name]} for name, group in parts["param_groups"].items()]
+    return {"state": parts["state"], "param_groups": groups}
+
+
+def _is_flat(key: Any) -> bool:
+    return str(key).split(".")[0] in ("state", "param_groups") and str(key).count(".") > 1
 
 
 def _check_groups(groups: Sequence[Mapping[str, Any]]) -> None:
@@ -67,13 +99,15 @@ def _check_groups(groups: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def _names(groups: Sequence[Mapping[str, Any]], order: Sequence[str] | None) -> list[str]:
-    """Names by torch's parameter number."""
-    indices = [index for group in groups for index in group["params"]]
+def _names(groups: Sequence[Mapping[str, Any]], order: Sequence[str] | None) -> dict[str, str]:
+    """Torch's number of a parameter, as a string -> its name, in the optimizer's order."""
+    keys = [key for group in groups for key in group["params"]]
     saved = [name for group in groups for name in group.get("param_names") or ()]
-    if order is None and not saved:
+    if keys and all(isinstance(key, str) and not key.isdigit() for key in keys):
+        saved = saved or keys
+    if order is None and not saved and keys:
         raise ValueError(
-            f"the state_dict numbers its {len(indices)} parameters and does not name them. Pass "
+            f"the state_dict numbers its {len(keys)} parameters and does not name them. Pass "
             "order=[name for name, _ in model.named_parameters()], in the order in which the "
             "optimizer was given them."
         )
@@ -83,13 +117,13 @@ def _names(groups: Sequence[Mapping[str, Any]], order: Sequence[str] | None) -> 
             "...; leave order out."
         )
     names = saved or list(order or ())
-    if len(names) != len(indices) or len(set(names)) != len(names):
+    if len(names) != len(keys) or len(set(names)) != len(names) or len(set(keys)) != len(keys):
         raise ValueError(
             f"order has {len(names)} names ({len(set(names))} different), the optimizer "
-            f"{len(indices)} parameters. List what it was given: buffers and frozen parameters may "
-            "not be in it, a tied parameter once."
+            f"{len(keys)} parameters ({len(set(keys))} different). List what it was given: buffers "
+            "and frozen parameters may not be in it, a tied parameter once."
         )
-    return [name for _, name in sorted(zip(indices, names, strict=True))]
+    return {str(key): name for key, name in zip(keys, names, strict=True)}
 
 
 def _one_step(steps: dict[str, int], step: int | None) -> int:

@@ -9,7 +9,12 @@ from wdlab.training.nonfinite import (
     skip_nonfinite,
     skipped_steps,
 )
-from wdlab.training.precision import float32_masters, kahan, stochastic_rounding
+from wdlab.training.precision import (
+    RoundingState,
+    float32_masters,
+    kahan,
+    stochastic_rounding,
+)
 from wdlab.training.settings import run_settings, setting_differences
 from wdlab.training.steps import init_opt_state, make_train_step, make_update, opt_state_shardings
 
@@ -21,6 +26,7 @@ __all__ = [
     "Checkpoints",
     "NonfiniteError",
     "Restored",
+    "RoundingState",
     "SkipNonfiniteState",
     "check_skipped_steps",
     "float32_masters",
