@@ -98,7 +98,7 @@ class _Prober:
         state = Filler(saved, self.sources, shapes).fill(self.tx.init(weights), "")
         for _ in range(_MOST_MICRO_STEPS):
             updates, state = self.tx.update(grads, state, weights)
-            if not np.any([node.mini_step for node in _accumulations(state)]):
+            if all(np.asarray(node.mini_step) == 0 for node in _accumulations(state)):
                 break
         fields = {name: field for field, name in BUFFERS.items()}
         moved = {key: self._numbers(_field(state, fields[key])) for key in buffers}
