@@ -308,7 +308,7 @@ def test_maximize_turns_the_gradient_and_not_the_decay():
     [
         ("torch.AdamW", {"beta": (0.9, 0.9)}, "nearest is 'betas'"),
         ("torch.AdamW", {"weight_decy": 0.1}, "nearest is 'weight_decay'"),
-        ("torch.AdamW", {"lr": 0.1}, "second argument"),
+        ("torch.AdamW", {"lr": 0.1}, "by its place"),
         ("torch.AdamW", {"foreach": True}, "how the original runs"),
         ("torch.AdamW", {"betas": 0.9}, "pair"),
         ("torch.AdamW", {"amsgrad": 1}, "True or False"),

@@ -7,8 +7,8 @@ from typing import Any
 
 import optax
 
+from wdlab._core.arguments import unknown_argument
 from wdlab._core.checks import check_number, check_schedule
-from wdlab._core.names import nearest
 from wdlab.rules import ALL, Rule, normalize_rules
 from wdlab.schedules import ScalarOrSchedule
 
@@ -153,20 +153,13 @@ class Convention:
     def _unknown(self, argument: str) -> str:
         if argument in self.refused:
             return f"{self.name}: {argument} is not built. {self.refused[argument]}"
-        if argument in ("lr", "learning_rate", "learning_rate_fn", "alpha"):
-            return f"{self.name}: the learning rate is the second argument, not {argument}=."
         if argument in _MACHINERY:
             return (
                 f"{self.name}: {argument} says how the original runs, not what it computes. "
                 "Leave it out."
             )
-        if argument in ("mask", "weight_decay_mask", "exclude_from_weight_decay", "wd_mults"):
-            return f"{self.name}: write {argument} as rules=(Rule(pattern, scale), ...)."
         known = [*self.defaults, "rules", "peak_learning_rate"]
-        return (
-            f"{self.name} has no hyper-parameter {argument!r}; the nearest is "
-            f"{nearest(argument, known)!r}. It has: {', '.join(known)}."
-        )
+        return unknown_argument(self.name, argument, known)
 
     def coupling_for(self, arguments: Mapping[str, Any]) -> str:
         """Returns what multiplies the decay under these (complete) arguments."""

@@ -114,7 +114,7 @@ def build(
     -1.0
     >>> build("torch.AdamW", 1e-3, beta=(0.9, 0.95))
     Traceback (most recent call last):
-    TypeError: torch.AdamW has no hyper-parameter 'beta'; the nearest is 'betas'. ...
+    TypeError: torch.AdamW has no argument 'beta'; the nearest is 'betas'. ...
     """
     # optax.inject_hyperparams hands the dict of keyword arguments on as one of that name.
     hyperparameters |= hyperparameters.pop("hyperparameters", {})
