@@ -2,7 +2,9 @@
 
 import dataclasses
 import re
+from typing import NamedTuple
 
+import equinox as eqx
 import flax.linen as nn
 import haiku as hk
 import jax
@@ -67,6 +69,12 @@ BOXES = {
     "Param": nnx.Param,
     "BatchStat": nnx.BatchStat,
 }
+
+
+def decayed_paths(params, policy):
+    return {path for path, scale in leaves_with_paths(decay_scales(params, policy)) if scale}
+
+
 NAMES = ["kernel", "bias", "scale", "value", "0", "blocks", "ln_1", "array"]
 leaves = st.sampled_from([np.ones(2), np.ones((2, 2)), np.float32(1.0)])
 trees = st.recursive(
@@ -112,44 +120,136 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, x):
         part = nn.with_logical_partitioning if self.box else lambda init, names: init
-        dense = {"kernel_init": part(nn.initializers.ones, ("in", "out")),
-                 "bias_init": part(nn.initializers.ones, ("out",))}  # fmt: skip
-        x = nn.Dense(3, name="dense", **dense)(x)
-        return nn.LayerNorm(name="norm", scale_init=part(nn.initializers.ones, ("out",)))(x)
+        return nn.Dense(2, name="dense", kernel_init=part(nn.initializers.ones, ("in", "out")),
+                        bias_init=part(nn.initializers.ones, ("out",)))(x)  # fmt: skip
 
 
-def init(box):
-    return Net(box).init(jax.random.key(0), jnp.ones((1, 2)))["params"]
+class Pair(NamedTuple):
+    kernel: jax.Array
+    bias: jax.Array
 
 
-WHOLE = {
-    "adamw": lambda: wdlab.optimizers.adamw(0.1, weight_decay=0.5, coupling="lr"),
+class EqxDense(eqx.Module):
+    kernel: jax.Array
+    bias: jax.Array
+    activation: str = eqx.field(static=True, default="relu")
+
+
+class NnxModel(nnx.Module):
+    def __init__(self, rngs):
+        self.dense = nnx.Linear(3, 2, rngs=rngs)
+
+
+def linen(box=False):
+    return Net(box).init(jax.random.key(0), jnp.ones((1, 3)))["params"]
+
+
+def nnx_state():
+    return nnx.state(NnxModel(nnx.Rngs(0)), nnx.Param)
+
+
+KERNEL, BIAS = jnp.ones((3, 2)), jnp.ones(2)
+CONTAINERS = {
+    "linen": linen,
+    "boxed": lambda: linen(box=True),
+    "frozen_dict": lambda: FrozenDict(linen()),
+    "flat": lambda: traverse_util.flatten_dict(linen()),
+    "flat, joined": lambda: traverse_util.flatten_dict(linen(), sep="/"),
+    "nnx_state": nnx_state,
+    "nnx_pure": lambda: nnx.as_pure(nnx_state()),
+    "nnx_pure_dict": lambda: nnx.to_pure_dict(nnx_state()),
+    "equinox": lambda: {"dense": EqxDense(KERNEL, BIAS)},
+    "named_tuple": lambda: {"dense": Pair(KERNEL, BIAS)},
+}
+NO_BIAS = {"weight_decay": 1.0, "coupling": "lr", "rules": rules.NO_BIAS_OR_NORM}
+HALVED = {
+    "decay_weights": lambda: wdlab.decay_weights(0.5, rules=rules.NO_BIAS_OR_NORM),
+    "toward": lambda: wdlab.decay_weights(
+        0.5, rules=rules.NO_BIAS_OR_NORM, toward={"dense": {"kernel": KERNEL * 0, "bias": BIAS}}
+    ),
+    "adamw": lambda: wdlab.optimizers.adamw(0.5, **NO_BIAS),
     "grouped": lambda: groups.grouped(
-        optax.trace(0.9), 0.1, (groups.Group(".*/bias", frozen=True), groups.Group(".*")),
-        weight_decay=0.5, coupling="lr",
+        optax.trace(0.9), 0.5, (groups.Group(".*/bias", frozen=True), groups.Group(".*")), **NO_BIAS
     ),
-    "masked": lambda: optax.masked(
-        wdlab.decay_weights(0.5, rules=rules.NO_BIAS_OR_NORM), {"dense": True, "norm": False}
-    ),
-    "toward": lambda: wdlab.decay_weights(0.5, toward=jax.tree.map(np.zeros_like, init(False))),
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize("make", WHOLE.values(), ids=WHOLE)
-def test_boxed_parameters_train_as_plain_ones(make):
-    steps = {}
-    for box in (False, True):
-        params, tx = init(box), make()
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        updates, _ = jax.jit(tx.update)(zeros, tx.init(params), params)
-        assert jax.tree.structure(updates) == jax.tree.structure(params)
-        steps[box] = {path: np.asarray(leaf).tolist() for path, leaf in leaves_with_paths(updates)}
-    assert steps[True] == steps[False]
-    assert set(steps[True]["dense/kernel"][0]) != {0.0}
+@pytest.mark.parametrize("name", CONTAINERS)
+@pytest.mark.parametrize("make", HALVED.values(), ids=HALVED)
+def test_same_names_give_the_same_step(name, make):
+    tree, tx = CONTAINERS[name](), make()
+    assert [p for p, _ in sorted(leaves_with_paths(tree))] == ["dense/bias", "dense/kernel"]
+    updates, _ = jax.jit(tx.update)(jax.tree.map(jnp.zeros_like, tree), tx.init(tree), tree)
+    assert jax.tree.structure(updates) == jax.tree.structure(tree)
+    got, before = dict(leaves_with_paths(updates)), dict(leaves_with_paths(tree))
+    np.testing.assert_allclose(got["dense/kernel"], -0.5 * before["dense/kernel"])
+    np.testing.assert_array_equal(got["dense/bias"], 0.0)
+
+
+@pytest.mark.parametrize("make", HALVED.values(), ids=HALVED)
+def test_nnx_optimizer_sees_one_plan_at_init_and_update(make):
+    """Optax's path masks differ between the two: 'kernel/value' at init, 'kernel' at update."""
+    model = NnxModel(nnx.Rngs(0))
+    model.dense.bias[...] = jnp.ones(2)
+    before = np.asarray(model.dense.kernel[...])
+    optimizer = nnx.Optimizer(model, make(), wrt=nnx.Param)
+    optimizer.update(model, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param)))
+    np.testing.assert_allclose(model.dense.kernel[...], 0.5 * before, rtol=1e-6)
+    np.testing.assert_array_equal(model.dense.bias[...], 1.0)
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_plain_dict_of_scales_serves_every_container(name):
+    scales = decay_scales(CONTAINERS[name](), {"dense": {"kernel": 0.5, "bias": False}})
+    assert dict(leaves_with_paths(scales)) == {"dense/kernel": 0.5, "dense/bias": 0.0}
+
+
+def test_lists_tuples_and_haiku():
+    assert [p for p, _ in leaves_with_paths([{"w": 1.0}, (2.0, 3.0)])] == ["0/w", "1/0", "1/1"]
+    net = hk.transform(lambda x: hk.nets.MLP([2, 2])(x))
+    params = net.init(jax.random.key(0), jnp.ones((1, 2)))
+    assert leaves_with_paths(params)[0][0] == "mlp/~/linear_0/b"
+    model = hk.transform(lambda x: hk.Sequential([hk.Linear(2), hk.LayerNorm(-1, True, True)])(x))
+    params = model.init(jax.random.key(0), jnp.ones((1, 3)))
+    assert decayed_paths(params, rules.NO_BIAS_OR_NORM) == {"linear/w"}
+    assert decayed_paths(params, rules.KERNELS_ONLY) == {"linear/w"}
+
+
+def test_equinox_layers():
+    keys = jax.random.split(jax.random.key(0))
+    model = {
+        "embed": eqx.nn.Embedding(4, 3, key=keys[0]),
+        "layers": [eqx.nn.Linear(3, 2, key=keys[1]), eqx.nn.LayerNorm(2)],
+    }
+    params = eqx.filter(model, eqx.is_inexact_array)
+    assert decayed_paths(params, rules.NO_BIAS_OR_NORM) == {"embed/weight", "layers/0/weight"}
+    assert decayed_paths(params, rules.KERNELS_ONLY) == {"layers/0/weight"}
+
+
+def test_scanned_and_vmapped_stacks():
+    """Under nn.scan and nnx.vmap a norm's scale has rank 2: paths decide, ranks would not."""
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return nn.Dense(3, name="dense")(nn.LayerNorm(name="ln_1")(x)), None
+
+    stack = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)
+    params = stack(name="blocks").init(jax.random.key(0), jnp.ones((1, 3)), None)["params"]
+    assert params["ln_1"]["scale"].ndim == 2
+    assert decayed_paths(params, rules.NO_BIAS_OR_NORM) == {"dense/kernel"}
+
+    @nnx.split_rngs(splits=2)
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def make(rngs):
+        return NnxModel(rngs)
+
+    state = nnx.state(make(nnx.Rngs(0)), nnx.Param)
+    assert decayed_paths(state, rules.NO_BIAS_OR_NORM) == {"dense/kernel"}
 
 
 def test_everything_that_goes_by_paths_sees_through_boxes():
-    plain, boxed = init(False), init(True)
+    plain, boxed = linen(), linen(box=True)
     tx = optax.adam(0.1)
     for look in (
         lambda p: wdlab.inspect_decay(p, rules.NO_BIAS_OR_NORM),
@@ -158,32 +258,20 @@ def test_everything_that_goes_by_paths_sees_through_boxes():
         lambda p: [a.path for a in groups.assign_groups(p, (groups.Group(".*"),))],
         lambda p: groups.widths(p, p, layout="in_out"),
         lambda p: [path for path, _ in leaves_with_paths(tx.init(p))],
-        lambda p: rules.masked_paths(optax.masked(tx, {"dense": True, "norm": False}).init(p)),
+        lambda p: rules.masked_paths(optax.masked(tx, {"dense": False}).init(p)),
     ):
         assert look(boxed) == look(plain)
-    torch = {"d.w": np.ones((2, 3)), "d.b": np.ones(3), "n.w": np.ones(3), "n.b": np.ones(3)}
-    names = {"d.w": "dense/kernel", "d.b": "dense/bias", "n.w": "norm/scale", "n.b": "norm/bias"}
-    taken = params_from_torch(torch, boxed, names)
+    names = {"w": "dense/kernel", "b": "dense/bias"}
+    taken = params_from_torch({"w": KERNEL, "b": BIAS}, boxed, names)
     assert jax.tree.structure(taken) == jax.tree.structure(boxed)
 
 
 def test_the_optimizer_state_of_boxes_is_sharded_like_them():
     mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
-    params = jax.tree.map(lambda x: jax.device_put(x, spec), init(True))
+    params = jax.tree.map(lambda x: jax.device_put(x, spec), linen(box=True))
     shardings = opt_state_shardings(optax.adam(0.1), params)
     assert {s.spec for path, s in leaves_with_paths(shardings) if "/mu/" in path} == {spec.spec}
-
-
-def test_containers():
-    tree = {"dense": {"kernel": 1.0, "bias": 2.0}}
-    expected = sorted(leaves_with_paths(tree))
-    for other in (FrozenDict(tree), traverse_util.flatten_dict(tree),
-                  traverse_util.flatten_dict(tree, sep="/"), nnx.State(tree)):  # fmt: skip
-        assert sorted(leaves_with_paths(other)) == expected
-    net = hk.transform(lambda x: hk.nets.MLP([2, 2])(x))
-    params = net.init(jax.random.key(0), jnp.ones((1, 2)))
-    assert [path for path, _ in leaves_with_paths(params)][0] == "mlp/~/linear_0/b"
 
 
 class Model(nnx.Module):
