@@ -1,7 +1,7 @@
 """The tiny GPT as a sweep: learning rate x weight decay x coupling, every run in one program.
 
 ``wdlab sweep --task examples.gpt.sweep:tiny --learning-rate 1e-4:1e-1:9 --weight-decay 1e-6:1e-1:9
---coupling lr,schedule,l2 --seeds 3 --out out/sweep-gpt``: 729 runs of 1,000 steps, hours on two
+--coupling lr,schedule,l2 --seeds 3 --out_dir out/sweep-gpt``: 729 runs of 1,000 steps, hours on two
 CPU cores, so ``examples.gpt.sweep:small`` has 150 steps of a narrower model.
 """
 
@@ -16,8 +16,7 @@ import optax
 from flax import nnx
 
 import wdlab
-from wdlab.sweep import train_function
-from wdlab.sweep.task import Optimizer, adam_of
+from wdlab.sweep import Optimizer, adam_of, train_function
 
 from . import data as gpt_data
 from .config import Config

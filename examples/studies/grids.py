@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import wdlab
-from wdlab.sweep import Table, Train, sweep, train_function
+from wdlab.sweep import Optimizer, Table, Train, sweep, train_function
 from wdlab.sweep.table import OK, STATUS
-from wdlab.sweep.task import Optimizer
 
 from . import digits
 from .study import Row
@@ -33,10 +32,7 @@ def overfitting(
     logits: Callable[[digits.Params, Any], jax.Array] = digits.logits,
 ) -> Train:
     """``train(hyperparameters, key)`` with ``val_loss`` and ``val_error`` on 360 clean digits."""
-    x, y, x_held, y_held = digits.data()
-    rng = np.random.default_rng(1)
-    wrong = rng.random(examples) < WRONG
-    labels = np.where(wrong, rng.integers(digits.CLASSES, size=examples), y[:examples])
+    train, (x_held, y_held) = mislabelled(examples)
 
     def error(params: digits.Params) -> jax.Array:
         return (logits(params, x_held).argmax(-1) != y_held).mean()
@@ -44,13 +40,22 @@ def overfitting(
     return train_function(
         init,
         lambda params, batch: loss(logits(params, batch[0]), batch[1]),
-        (x[:examples], labels.astype(np.int32)),
+        train,
         optimizer,
         steps=steps,
         batch_size=batch_size,
         held_out=(x_held, y_held),
         metrics=lambda params: {"val_error": error(params)},
     )
+
+
+def mislabelled(examples: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Images and labels to train on, some of these wrong, and the held-out ones."""
+    x, y, x_held, y_held = digits.data()
+    rng = np.random.default_rng(1)
+    wrong = rng.random(examples) < WRONG
+    labels = np.where(wrong, rng.integers(digits.CLASSES, size=examples), y[:examples])
+    return (x[:examples], labels.astype(np.int32)), (x_held, y_held)
 
 
 def cosine(peak: Any, steps: int) -> wdlab.schedules.Schedule:

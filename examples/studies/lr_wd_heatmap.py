@@ -25,8 +25,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import wdlab
-from wdlab.sweep import Separability, Table, loss_surface, separability
-from wdlab.sweep.plots import heat_maps
+from wdlab.sweep import Separability, Table, heat_maps, loss_surface, separability
 
 from . import grids
 from .study import Point, Row, Size, Study, Summary, agreement, is_lower, main

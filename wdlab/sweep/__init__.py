@@ -2,19 +2,23 @@
 
 from wdlab.sweep.command import add_sweep
 from wdlab.sweep.grid import Grid, make_grid, parse_values
-from wdlab.sweep.plots import save_heat_maps, save_marginals
+from wdlab.sweep.heat_map import heat_maps, save_heat_maps
+from wdlab.sweep.marginals import save_marginals
 from wdlab.sweep.program import Train
 from wdlab.sweep.runner import sweep
 from wdlab.sweep.surface import Separability, loss_surface, separability
 from wdlab.sweep.table import Table, read_csv
-from wdlab.sweep.task import train_function
+from wdlab.sweep.task import Optimizer, adam_of, train_function
 
 __all__ = [
     "Grid",
+    "Optimizer",
     "Separability",
     "Table",
     "Train",
+    "adam_of",
     "add_sweep",
+    "heat_maps",
     "loss_surface",
     "make_grid",
     "parse_values",

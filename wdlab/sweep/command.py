@@ -3,22 +3,34 @@
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import os
+import re
 import sys
+import traceback
+from collections.abc import Iterator, Sequence
 
 import jax
-import numpy as np
 
+from wdlab._core.names import first_few, nearest
 from wdlab.schedules import COUPLINGS
-from wdlab.sweep.grid import parse_values
-from wdlab.sweep.plots import panels, save_heat_maps, save_marginals
-from wdlab.sweep.program import Train
+from wdlab.sweep.figures import panels, require_matplotlib
+from wdlab.sweep.grid import Value, make_grid, parse_values
+from wdlab.sweep.heat_map import save_heat_maps
+from wdlab.sweep.marginals import save_marginals
+from wdlab.sweep.program import Traced, Train, trace
 from wdlab.sweep.runner import sweep
-from wdlab.sweep.surface import loss_surface, separability
+from wdlab.sweep.surface import separability
 from wdlab.sweep.table import DIVERGED, STATUS, Table
-from wdlab.sweep.task import digits
 
-_LR, _DECAY = "learning_rate", "weight_decay"
+_LR, _DECAY, _COUPLING = "learning_rate", "weight_decay", "coupling"
+_DEFAULTS = {_COUPLING: "lr,schedule,l2", _LR: "1e-4:1e-1:9", _DECAY: "1e-6:1e-1:9"}
+_EXAMPLES = ("examples.studies.sweep:digits", "examples.gpt.sweep:tiny", "examples.gpt.sweep:small")
+# Where frames of the user's own code are not.
+_FOREIGN = (
+    rf"^<|site-packages|dist-packages|^{re.escape(os.path.dirname(contextlib.__file__))}|"
+    + (rf"^{re.escape(os.path.dirname(os.path.dirname(__file__)))}")
+)
 
 
 def add_sweep(commands: argparse._SubParsersAction) -> None:
@@ -32,18 +44,20 @@ def add_sweep(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "sweep",
         help="train a grid of learning rates and weight decays as one compiled program",
-        description="Values: numbers and geometric ranges first:last:count, joined by commas.",
+        description="Values: numbers and geometric ranges first:last:count, joined by commas. An "
+        "axis that is not given has its default where the task reads it.",
     )
     command.set_defaults(run=run_sweep)
     command.add_argument(
         "--task",
-        default="digits",
-        help="digits (scikit-learn's, an MLP), or MODULE:FUNCTION, a train(hyperparameters, key) "
-        "as wdlab.sweep.sweep takes it, such as examples.gpt.sweep:tiny",
+        metavar="MODULE:FUNCTION",
+        help="a train(hyperparameters, key) -> metrics as wdlab.sweep.sweep takes it, of your own "
+        f"or, in wdlab's repository: {', '.join(_EXAMPLES)} (the first is the default there)",
     )
-    command.add_argument("--learning-rate", default="1e-4:1e-1:9", metavar="VALUES")
-    command.add_argument("--weight-decay", default="1e-6:1e-1:9", metavar="VALUES")
-    command.add_argument("--coupling", default="lr,schedule,l2", help="some of the couplings")
+    for name, default in _DEFAULTS.items():
+        flag = f"--{name.replace('_', '-')}"
+        metavar = "NAMES" if name == _COUPLING else "VALUES"
+        command.add_argument(flag, metavar=metavar, help=f"default: {default}")
     command.add_argument(
         "--set",
         action="append",
@@ -55,7 +69,7 @@ def add_sweep(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--metric", default="val_loss", help="what is best when smallest")
     command.add_argument("--chunk", type=int, help="runs side by side on a device")
     command.add_argument(
-        "--out", default="out/sweep", help="folder; a sweep that was stopped goes on there"
+        "--out_dir", default="out/sweep", help="folder; a sweep that was stopped goes on there"
     )
 
 
@@ -68,86 +82,137 @@ def run_sweep(arguments: argparse.Namespace) -> int:
     Traceback (most recent call last):
     ValueError: --learning-rate 1e-2:1e-3:2: the range is empty; ...
     """
-    grid = _grid(arguments)
+    metric, folder = arguments.metric, arguments.out_dir
+    given, defaults = _axes(arguments)
     _use_every_core()
-    table = sweep(
-        _task(arguments.task),
-        grid,
-        seeds=arguments.seeds,
-        out=arguments.out,
-        chunk=arguments.chunk,
-    )
-    print(summary(table, arguments.metric))
-    paths = [os.path.join(arguments.out, "results.csv")]
-    if len(grid[_LR]) > 1 and len(grid[_DECAY]) > 1:
-        paths += save_heat_maps(table, arguments.out, metric=arguments.metric)
-        paths += save_marginals(table, arguments.out, metric=arguments.metric)
+    train = _task(arguments.task)
+    probe = {k: v if k == _COUPLING else v[:1] for k, v in (given | defaults).items()}
+    with _placed(f"--task {arguments.task}"):
+        traced = trace(train, make_grid(probe, seeds=1))
+    if metric not in traced.dtypes:
+        known = list(traced.dtypes)
+        raise ValueError(
+            f"--metric {metric}: the task gives no such metric; the nearest is "
+            f"{nearest(metric, known)}. There are {first_few(known, 20)}."
+        )
+    read = {k: values for k, values in defaults.items() if not _is_unread(traced, k, values)}
+    grid = {k: values for k, values in (dict.fromkeys(_DEFAULTS) | read | given).items() if values}
+    shown = [name for name in (_LR, _DECAY) if len(grid.get(name, ())) > 1]
+    if shown:
+        require_matplotlib()
+    try:
+        table = sweep(train, grid, seeds=arguments.seeds, out=folder, chunk=arguments.chunk)
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(f"the program failed: {str(error).splitlines()[0]}") from error
+    print(summary(table, metric))
+    paths = [os.path.join(folder, "results.csv")]
+    if len(shown) == 2:
+        paths += save_heat_maps(table, folder, metric=metric)
+    if shown:
+        paths += save_marginals(table, folder, metric=metric, names=shown)
     print(*paths)
     return 0
 
 
 def summary(table: Table, metric: str) -> str:
-    """Per coupling the best point (mean over seeds), how many runs diverged, the separability.
+    """Per panel the best point (mean over seeds), how many runs diverged, the separability.
 
+    >>> import numpy as np
     >>> columns = {"learning_rate": [0.1], "weight_decay": [0.2], "seed": [0], "loss": [3.0],
     ...     "status": ["ok"]}
     >>> columns = {name: np.array(values) for name, values in columns.items()}
-    >>> table = Table(("learning_rate", "weight_decay"), columns)
-    >>> print(summary(table, "loss"))
+    >>> print(summary(Table(("learning_rate", "weight_decay"), columns), "loss"))
     best mean loss 3 at learning_rate 0.1, weight_decay 0.2; 0 of 1 runs diverged
       separability (best weight decay) not identified (0 rows, 0 flat, 0 at the edge)
       separability (shoulder weight decay) not identified (0 rows, 0 flat, 0 at the edge)
     """
     lines = []
     for title, part in panels(table, _LR, _DECAY):
-        lrs, decays, losses = loss_surface(part, metric, _LR, _DECAY)
-        mean = losses.mean(0)
-        i, j = np.unravel_index(np.argmin(mean), mean.shape)
-        diverged = int((part[STATUS] == DIVERGED).sum())
-        lines.append(
-            f"{title}{': ' * bool(title)}best mean {metric} {mean[i, j]:.4g} at {_LR} {lrs[i]:g}, "
-            f"{_DECAY} {decays[j]:g}; {diverged} of {len(part)} runs diverged"
+        point, mean = part.best_mean(metric)
+        place = ", ".join(
+            f"{name} {value:g}" for name, value in point.items() if name in (_LR, _DECAY)
         )
-        for of in ("best", "shoulder"):
+        best = f"best mean {metric} {mean:.4g} at {place}" if mean < float("inf") else "no best"
+        diverged = int((part[STATUS] == DIVERGED).sum())
+        lines.append(f"{title}{': ' * bool(title)}{best}; {diverged} of {len(part)} runs diverged")
+        for of in ("best", "shoulder") if {_LR, _DECAY} <= {*part.axes} else ():
             number = separability(part, metric=metric, of=of)
             lines.append(f"  separability ({of} weight decay) {number}")
     return "\n".join(lines)
 
 
-def _grid(arguments: argparse.Namespace) -> dict[str, tuple[float | str, ...]]:
-    couplings = tuple(arguments.coupling.split(","))
-    unknown = [name for name in couplings if name not in COUPLINGS]
-    if unknown:
-        raise ValueError(
-            f"--coupling {arguments.coupling}: {unknown[0]!r} is unknown; there are "
-            f"{', '.join(COUPLINGS)}."
-        )
-    grid: dict[str, tuple[float | str, ...]] = {"coupling": couplings}
-    grid[_LR] = parse_values("--learning-rate", arguments.learning_rate)
-    grid[_DECAY] = parse_values("--weight-decay", arguments.weight_decay)
+def _axes(arguments: argparse.Namespace) -> tuple[dict[str, tuple], dict[str, tuple]]:
+    """The axes that were asked for, and those that the task gets if it reads them."""
+    given: dict[str, tuple[Value, ...]] = {}
+    defaults: dict[str, tuple[Value, ...]] = {}
+    for name, default in _DEFAULTS.items():
+        text, flag = getattr(arguments, name), f"--{name.replace('_', '-')}"
+        values = _couplings if name == _COUPLING else parse_values
+        (defaults if text is None else given)[name] = values(flag, text or default)
     for text in arguments.set:
         name, equals, values = text.partition("=")
-        if not equals or name in grid:
+        if not equals or name in defaults | given:
             raise ValueError(f"--set {text}: write NAME=VALUES with another NAME, eps=1e-8,1e-6.")
-        grid[name] = parse_values(f"--set {name}", values)
-    return grid
+        given[name] = parse_values(f"--set {name}", values)
+    return given, defaults
 
 
-def _task(name: str) -> Train:
-    if name == "digits":
-        return digits()
-    module, colon, function = name.partition(":")
-    if not colon:
-        raise ValueError(f"--task {name}: write digits or MODULE:FUNCTION.")
+def _couplings(flag: str, text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in COUPLINGS:
+            raise ValueError(
+                f"{flag} {text}: {name!r} is unknown; there are {', '.join(COUPLINGS)}."
+            )
+    return names
+
+
+def _task(name: str | None) -> Train:
     if "" not in sys.path:
         sys.path.insert(0, "")  # The user's own modules, as python -m has them.
-    try:
+    if name is None and _is_there(_EXAMPLES[0].partition(":")[0]):
+        name = _EXAMPLES[0]
+    module, colon, function = (name or "").partition(":")
+    if not colon:
+        raise ValueError(
+            f"--task {name or 'is missing'}: write MODULE:FUNCTION, a train(hyperparameters, key) "
+            f"-> metrics of your own or, in wdlab's repository, {', '.join(_EXAMPLES)}."
+        )
+    with _placed(f"--task {name}"):
         train = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--task {name}: {error}.") from None
     if not callable(train):
         raise ValueError(f"--task {name} must be a function, got {train!r}.")
     return train
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
+
+
+@contextlib.contextmanager
+def _placed(task: str) -> Iterator[None]:
+    """Makes what the user's task raises one line that begins with its file and line."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        cause = error.__cause__ or error
+        frames = traceback.extract_tb(cause.__traceback__)
+        own = [frame for frame in frames if not re.search(_FOREIGN, frame.filename)]
+        text = (str(error).splitlines() or [""])[0]
+        if own and cause is error:  # Not put into words by wdlab.
+            text = f"{type(error).__name__}: {text}"
+        place = f"{os.path.relpath(own[-1].filename)}:{own[-1].lineno}" if own else task
+        is_missing = isinstance(error, ModuleNotFoundError) and "examples." in task
+        hint = " pip install 'wdlab[examples]'" if is_missing else ""
+        raise ValueError(f"{place}: {text}{hint}") from error
+
+
+def _is_unread(traced: Traced, axis: str, values: Sequence[Value]) -> bool:
+    leaves = {f"{axis}.{value}" for value in values} if axis == _COUPLING else {axis}
+    return leaves <= {*traced.unread}
 
 
 def _use_every_core() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from wdlab._core.checks import check_number
 
 Value = float | str
-Point = dict[str, Value]  # hyper-parameters by name, and "seed"
+Point = tuple[Value, ...]  # hyper-parameters in the order of the axes, then the seed
 SEED = "seed"
 RESERVED = (SEED, "status")
 MOST_POINTS = 1_000_000
@@ -37,8 +37,8 @@ class Grid:
       seeds: Whole numbers of [0, 2**32).
 
     >>> grid = make_grid({"learning_rate": [0.1, 0.2], "coupling": ["lr", "l2"]}, seeds=2)
-    >>> len(grid), grid.point(0)
-    (8, {'learning_rate': 0.1, 'coupling': 'lr', 'seed': 0})
+    >>> len(grid), next(iter(grid))
+    (8, (0.1, 'lr', 0))
     """
 
     axes: dict[str, tuple[Value, ...]]
@@ -48,30 +48,26 @@ class Grid:
         return math.prod(map(len, self.axes.values())) * len(self.seeds)
 
     def __iter__(self) -> Iterator[Point]:
-        for values in itertools.product(*self.axes.values(), self.seeds):
-            yield dict(zip((*self.axes, SEED), values, strict=True))
-
-    def point(self, index: int) -> Point:
-        """The point of that row of the table."""
-        return next(itertools.islice(self, index, None))
+        return itertools.product(*self.axes.values(), self.seeds)
 
     def stacked(self) -> tuple[dict[str, Any], np.ndarray]:
         """Every point as the program takes it: hyper-parameters, each of (points,), and seeds.
 
         An axis of names becomes one 0 or 1 for each name (see :func:`wdlab.sweep.sweep`).
         """
-        columns = list(zip(*(point.values() for point in self), strict=True))
+        grids = np.meshgrid(*self.axes.values(), self.seeds, indexing="ij")
+        *columns, seeds = (column.ravel() for column in grids)
         hyperparameters: dict[str, Any] = {}
-        for (name, values), column in zip(self.axes.items(), columns[:-1], strict=True):
+        for (name, values), column in zip(self.axes.items(), columns, strict=True):
             if isinstance(values[0], str):
-                hyperparameters[name] = {v: _floats([c == v for c in column]) for v in values}
+                hyperparameters[name] = {v: _floats(column == v) for v in values}
             else:
                 hyperparameters[name] = _floats(column)
-        return hyperparameters, np.asarray(columns[-1], np.uint32)
+        return hyperparameters, seeds.astype(np.uint32)
 
 
-def _floats(values: Sequence[Any]) -> np.ndarray:
-    return np.asarray(values, jax.dtypes.canonicalize_dtype(float))
+def _floats(values: np.ndarray) -> np.ndarray:
+    return values.astype(jax.dtypes.canonicalize_dtype(float))
 
 
 def make_grid(grid: Mapping[str, Sequence[Any]], seeds: int | Sequence[int]) -> Grid:
@@ -82,9 +78,8 @@ def make_grid(grid: Mapping[str, Sequence[Any]], seeds: int | Sequence[int]) -> 
       seeds: How many (0, 1, ...), or which.
 
     Raises:
-      TypeError, ValueError: For an empty axis, values that are no finite numbers or not in the
-        range their name is known for, a value twice, a reserved name, senseless seeds, or more than
-        a million points.
+      TypeError, ValueError: For an empty axis, values that are not finite numbers or outside the
+        range of their name, a value or a seed twice, a reserved name, or over a million points.
 
     >>> make_grid({"learning_rate": [-0.1]}, seeds=1)
     Traceback (most recent call last):
@@ -117,6 +112,8 @@ def _axis(name: str, values: Any) -> tuple[Value, ...]:
         raise ValueError(f"grid[{name!r}] is empty: an axis needs at least one value.")
     if all(isinstance(value, str) for value in values):
         axis = tuple(values)
+        if not all(value.isprintable() and value for value in axis):
+            raise ValueError(f"grid[{name!r}] must hold printable names, got {axis}.")
     else:
         for value in values:
             check_number(f"grid[{name!r}]", value, **_RANGES.get(name, {"low": -math.inf}))
@@ -127,7 +124,10 @@ def _axis(name: str, values: Any) -> tuple[Value, ...]:
 
 
 def _seeds(seeds: Any) -> tuple[int, ...]:
-    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
+        chosen = list(range(min(int(seeds), MOST_POINTS + 1)))  # More are too many points.
+    else:
+        chosen = list(seeds) if hasattr(seeds, "__iter__") else []
     numbers = [s for s in chosen if isinstance(s, int | np.integer) and not isinstance(s, bool)]
     if not chosen or len(numbers) < len(chosen) or not all(0 <= s < 2**32 for s in numbers):
         raise ValueError(
@@ -174,6 +174,8 @@ def _parse_part(where: str, part: str) -> list[float]:
 
 
 def _geometric(where: str, first: float, last: float, count: int) -> list[float]:
+    if count > MOST_POINTS:
+        raise ValueError(f"{where[:80]}: one table holds {MOST_POINTS:,} points at most.")
     if count < 1 or last < first:
         raise ValueError(
             f"{where}: the range is empty; write first:last:count with first <= last and count "

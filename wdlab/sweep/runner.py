@@ -16,9 +16,10 @@ import jax
 import numpy as np
 
 from wdlab._core.checks import check_whole
-from wdlab.sweep.grid import SEED, Grid, make_grid
+from wdlab.sweep.grid import SEED, Grid, Point, make_grid
 from wdlab.sweep.program import FINITE, Program, Traced, Train, compile_program, trace
-from wdlab.sweep.table import DIVERGED, OK, STATUS, Results, Row, Table, to_table
+from wdlab.sweep.results import Results
+from wdlab.sweep.table import DIVERGED, OK, STATUS, Row, Table, to_table
 
 _AHEAD = 2  # Chunks under way at once: the devices need not wait for the host.
 
@@ -50,8 +51,8 @@ def sweep(
         momentum have to be in the range that the optimizers take.
       seeds: How many, or which, in [0, 2**32).
       devices: Of one platform; by default all of ``jax.devices()``.
-      out: Folder for ``results.csv``, one row per run as it comes. A sweep that was stopped goes on
-        there, and ends with the same table.
+      out: Folder for ``results.csv``, one row per run as it comes. A sweep that was stopped, or
+        lost rows, does there what is missing, and ends with the same table.
       chunk: Runs side by side on each device; by default as many as the memory analysis of the
         compiled program allows (on CPUs: as stay in a core's cache).
       memory_bytes: What a chunk may take on each device; by default a share of what it has.
@@ -63,8 +64,9 @@ def sweep(
 
     Raises:
       TypeError: If ``train`` is not jittable or returns something else.
-      ValueError: For a senseless grid, one that does not fit memory, or a folder that cannot be
-        written or holds another sweep.
+      ValueError: For a grid that cannot be trained or does not fit memory, a hyper-parameter that
+        train never reads, or a folder that cannot be written, is damaged or holds another sweep.
+      OSError: If the disk is full.
 
     >>> def train(hyperparameters, key):
     ...     x = jax.random.normal(key)
@@ -81,34 +83,39 @@ def sweep(
     if not devices or len({device.platform for device in devices}) > 1:
         raise ValueError(f"devices must be one or more, of one platform, got {devices}.")
     traced = trace(train, checked)
+    if traced.unread:
+        raise ValueError(
+            f"train never reads {', '.join(traced.unread)}: every point along it would be the same "
+            "run. Leave it out of the grid, or correct its name."
+        )
     header = [*checked.axes, SEED, *traced.dtypes, STATUS]
+    layout = {
+        "devices": [device.platform for device in devices],
+        "chunk": chunk,
+        "memory_bytes": memory_bytes,
+    }
     with contextlib.ExitStack() as stack:
-        results = None
+        results, rows = None, {}
         if out is not None:
-            layout = {
-                "devices": [device.platform for device in devices],
-                "chunk": chunk,
-                "memory_bytes": memory_bytes,
-            }
             results = stack.enter_context(_open(out, checked, traced, header, layout))
-        rows: list[Row] = [] if results is None else results.rows
+            rows = results.rows
         if len(rows) < len(checked):
             program = compile_program(
                 traced, checked, devices, chunk=chunk, memory_bytes=memory_bytes
             )
             advance = stack.enter_context(_bar(len(checked), len(rows), progress))
-            for new in _rows(program, checked, traced, len(rows)):
-                results.append(new) if results is not None else rows.extend(new)
+            for new in _rows(program, checked, traced, frozenset(rows)):
+                results.add(new) if results is not None else rows.update(new)
                 advance(len(new))
-    return to_table(list(checked.axes), header, rows)
+            if results is not None and list(rows) != sorted(rows):
+                results.rewrite()
+    return to_table(list(checked.axes), header, [rows[i] for i in range(len(checked))])
 
 
 def _open(
     out: Any, grid: Grid, traced: Traced, header: Sequence[str], layout: Mapping[str, Any]
 ) -> Results:
-    readers: list[Callable[[str], Any]] = [
-        str if isinstance(values[0], str) else float for values in grid.axes.values()
-    ]
+    axes = [str if isinstance(values[0], str) else float for values in grid.axes.values()]
     metrics = [_reader(dtype) for dtype in traced.dtypes.values()]
     description = {
         "axes": grid.axes,
@@ -118,38 +125,40 @@ def _open(
         "jax": jax.__version__,
         **layout,  # Another one rounds differently.
     }
-    return Results(out, header, [*readers, int, *metrics, str], description)
+    return Results(out, header, [*axes, int, *metrics], grid, description)
 
 
 def _reader(dtype: np.dtype) -> Callable[[str], Any]:
     if dtype == np.bool_:
-        return lambda text: np.bool_(text == "True")
+        return lambda text: np.bool_(("False", "True").index(text))
     return lambda text: dtype.type(text)
 
 
-def _rows(program: Program, grid: Grid, traced: Traced, done: int) -> Iterator[list[Row]]:
-    """Runs chunk after chunk, from the first one that has a row missing; yields missing rows."""
+def _rows(
+    program: Program, grid: Grid, traced: Traced, done: frozenset[int]
+) -> Iterator[dict[int, Row]]:
+    """Runs every chunk that has a row missing; yields the missing rows, by index of the point."""
     columns, points = grid.stacked(), list(grid)
-    starts = range(done - done % program.size, len(grid), program.size)
-    under_way: deque[tuple[int, dict[str, jax.Array]]] = deque()
-    for start in (*starts, *[None] * _AHEAD):
+    under_way: deque[tuple[list[int], int, dict[str, jax.Array]]] = deque()
+    for start in (*range(0, len(grid), program.size), *[None] * _AHEAD):
         if start is not None:
+            chosen = np.arange(start, start + program.size)
+            missing = [i for i in chosen.tolist() if i < len(grid) and i not in done]
+            if not missing:
+                continue
             # The last chunk repeats the last point: every call has the shape that was compiled.
-            index = np.minimum(np.arange(start, start + program.size), len(grid) - 1)
+            index = np.minimum(chosen, len(grid) - 1)
             chunk = jax.tree.map(lambda column, index=index: column[index], columns)
-            under_way.append((start, program.call(*chunk)))
+            under_way.append((missing, start, program.call(*chunk)))
         if under_way and (start is None or len(under_way) == _AHEAD):
-            first, metrics = under_way.popleft()
+            missing, first, metrics = under_way.popleft()
             values = {name: np.asarray(metric) for name, metric in metrics.items()}
-            yield [
-                _row(points[i], values, i - first, traced)
-                for i in range(max(first, done), min(first + program.size, len(grid)))
-            ]
+            yield {i: _row(points[i], values, i - first, traced) for i in missing}
 
 
-def _row(point: Mapping[str, Any], values: Mapping[str, Any], i: int, traced: Traced) -> Row:
+def _row(point: Point, values: Mapping[str, Any], i: int, traced: Traced) -> Row:
     status = OK if values[FINITE][i] else DIVERGED
-    return (*point.values(), *(values[name][i] for name in traced.dtypes), status)
+    return (*point, *(values[name][i] for name in traced.dtypes), status)
 
 
 @contextlib.contextmanager

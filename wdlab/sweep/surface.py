@@ -1,11 +1,12 @@
 """How far the best weight decay moves with the learning rate: one number for a heat map."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from wdlab.sweep.table import OK, STATUS, Table
+from wdlab.sweep.table import Table
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Separability:
         return f"{self.slope:+.2f} [{self.low:+.2f}, {self.high:+.2f}] ({rows})"
 
 
-def loss_surface(table: Table, metric: str, x: str, y: str) -> tuple[np.ndarray, ...]:
-    """A table as a surface: values of x and y, sorted, and losses (seeds, x, y), inf = diverged.
+def loss_surface(table: Table, metric: str, *axes: str) -> tuple[np.ndarray, ...]:
+    """A table as a surface: values of each axis, sorted, and losses (seeds, *axes), inf = diverged.
 
     Further axes have to be fixed first (:meth:`wdlab.sweep.Table.where`).
 
@@ -43,20 +44,17 @@ def loss_surface(table: Table, metric: str, x: str, y: str) -> tuple[np.ndarray,
     >>> loss_surface(table, "loss", "a", "b")[2].tolist()
     [[[5.0, 6.0], [7.0, inf]]]
     """
-    axes = [np.unique(table[name], return_inverse=True) for name in (x, y, "seed")]
-    (xs, i), (ys, j), (seeds, s) = axes
-    if len({*zip(i, j, s, strict=True)}) != len(table) or len(table) != len(xs) * len(ys) * len(
-        seeds
-    ):
+    found = [np.unique(table[name], return_inverse=True) for name in ("seed", *axes)]
+    (_, *values), indices = zip(*found, strict=True)
+    shape = tuple(len(v) for v, _ in found)
+    if len({*zip(*indices, strict=True)}) != len(table) or len(table) != math.prod(shape):
         raise ValueError(
-            f"the table must hold one row for each {x}, {y} and seed; it has {len(table)} for "
-            f"{len(xs)} x {len(ys)} x {len(seeds)}. Fix its other axes with table.where(...)."
+            f"the table must hold one row for each seed, {', '.join(axes)}; it has {len(table)} "
+            f"for {' x '.join(map(str, shape))}. Fix its other axes with table.where(...)."
         )
-    losses_SxXxY = np.full((len(seeds), len(xs), len(ys)), np.inf)
-    values = np.asarray(table[metric], float)
-    good = np.isfinite(values) & (table[STATUS] == OK)
-    losses_SxXxY[s[good], i[good], j[good]] = values[good]
-    return xs, ys, losses_SxXxY
+    losses = np.empty(shape)
+    losses[indices] = table.values(metric)
+    return *values, losses
 
 
 def separability(

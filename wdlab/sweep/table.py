@@ -1,19 +1,14 @@
-"""The results of a sweep: a CSV file that grows by whole rows and survives every kill."""
+"""The results of a sweep as a table: its columns, its best point, its file."""
 
 import csv
 import io
-import json
 import os
-import re
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from wdlab._core.files import replacing
 
 STATUS, OK, DIVERGED = "status", "ok", "diverged"
 Row = tuple[Any, ...]
@@ -49,12 +44,40 @@ class Table:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
+    def values(self, metric: str) -> np.ndarray:
+        """A metric in float64, infinite where the run diverged or the value is not finite."""
+        values = np.asarray(self[metric], float)
+        return np.where(np.isfinite(values) & (self[STATUS] == OK), values, np.inf)
+
     def best(self, metric: str) -> dict[str, Any]:
-        """The row with the smallest value of a metric; what diverged never wins."""
-        good = np.isfinite(self[metric]) & (self[STATUS] == OK)
-        values = np.where(good, self[metric], np.inf)
+        """The row with the smallest value of a metric.
+
+        Raises:
+          ValueError: If every run diverged.
+        """
+        values = self.values(metric)
         row = int(np.argmin(values))
+        if not np.isfinite(values[row]):
+            raise ValueError(f"{metric}: every run diverged, so that none is the best.")
         return {name: column[row].item() for name, column in self.columns.items()}
+
+    def best_mean(self, metric: str) -> tuple[dict[str, Any], float]:
+        """The point whose mean over the seeds is smallest, and that mean.
+
+        What diverged for one seed is never the best; the mean is infinite where all did.
+
+        >>> columns = {"x": [1., 1., 2., 2.], "loss": [5., 3., 1., 0.]}
+        >>> columns["status"] = ["ok", "ok", "ok", "diverged"]
+        >>> Table(("x",), {k: np.array(v) for k, v in columns.items()}).best_mean("loss")
+        ({'x': 1.0}, 4.0)
+        """
+        points: dict[Row, list[float]] = {}
+        axes = [self[name].tolist() for name in self.axes]
+        for *point, value in zip(*axes, self.values(metric).tolist(), strict=True):
+            points.setdefault(tuple(point), []).append(value)
+        means = {point: float(np.mean(values)) for point, values in points.items()}
+        best = min(means, key=means.__getitem__)
+        return dict(zip(self.axes, best, strict=True)), means[best]
 
     def where(self, **wanted: Any) -> "Table":
         """The rows in which every named column has that value."""
@@ -80,19 +103,17 @@ def read_csv(path: str | os.PathLike[str]) -> Table:
     The hyper-parameters are the columns before "seed".
 
     Raises:
-      ValueError: If the file is missing or holds no row.
+      ValueError: If the file holds no results, or is damaged; with the line.
+      OSError: If it cannot be read.
 
     >>> read_csv("no/such/results.csv")
     Traceback (most recent call last):
-    ValueError: no results in no/such/results.csv.
+    FileNotFoundError: [Errno 2] No such file or directory: 'no/such/results.csv'
     """
-    try:
-        header, *rows = _whole_rows(Path(path))
-    except (OSError, ValueError):
-        raise ValueError(f"no results in {path}.") from None
-    if not rows:
-        raise ValueError(f"no results in {path}.")
-    table = to_table(header[: header.index("seed")], header, map(tuple, rows))
+    (_, header), *rows = list(whole_rows(Path(path))) or [(1, ())]
+    if "seed" not in header or STATUS not in header or not rows:
+        raise ValueError(f"{path}: no results: expected columns with seed and status, and rows.")
+    table = to_table(header[: header.index("seed")], header, [row for _, row in rows])
     return Table(table.axes, {name: _numbers(column) for name, column in table.columns.items()})
 
 
@@ -103,106 +124,44 @@ def _numbers(column: np.ndarray) -> np.ndarray:
         return column
 
 
-def _whole_rows(path: Path) -> list[list[str]]:
-    text = path.read_bytes().decode()
-    return list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
-
-
-class Results:
-    """``results.csv`` of a folder, and ``sweep.json``, which says what sweep it belongs to.
-
-    Opening it keeps the whole rows that are there and drops half a row; ``rows`` are those kept.
-
-    Args:
-      folder: Made if it does not exist.
-      header: Names of the columns.
-      readers: One function per column: text -> value.
-      description: What the numbers depend on, JSON values.
+def whole_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    r"""The header and the rows of a file, each with its line; a last line without its end is none.
 
     Raises:
-      ValueError: If the folder cannot be written, or holds another sweep.
+      ValueError: Where a line is no text, or has another number of columns than the header.
 
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with Results(folder, ["x"], [float], {"version": 1}) as results:
-    ...         results.append([(1.0,)])
-    ...     with Results(folder, ["x"], [float], {"version": 1}) as results:
-    ...         results.rows
-    [(1.0,)]
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "results.csv"
+    >>> _ = path.write_text("x,loss\n1,2\n3,")
+    >>> list(whole_rows(path))
+    [(1, ('x', 'loss')), (2, ('1', '2'))]
     """
-
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        header: Sequence[str],
-        readers: Sequence[Callable[[str], Any]],
-        description: Mapping[str, Any],
-    ):
-        self.folder = Path(folder)
-        _make_writable(self.folder)
-        _claim(self.folder / "sweep.json", description)
-        self.path = self.folder / "results.csv"
-        found = _whole_rows(self.path) if self.path.exists() else []
-        if found and found[0] != list(header):
-            raise ValueError(f"{self.path} has columns {found[0]}, expected {list(header)}.")
-        self.rows = [
-            tuple(read(field) for read, field in zip(readers, row, strict=True))
-            for row in found[1:]
-        ]
-        _replace(self.path, _text([header, *self.rows]))
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  Closed by __exit__.
-
-    def __enter__(self) -> "Results":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def append(self, rows: Sequence[Row]) -> None:
-        """Writes rows in one piece: after it they survive the end of the process."""
-        self.rows += rows
-        self._file.write(_text(rows).encode())
+    data = path.read_bytes()
+    data = data[: data.rfind(b"\n") + 1]
+    reader, columns = csv.reader(io.StringIO(_text(path, data), newline=""), strict=True), 0
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(f"{path}:{reader.line_num}: {error}. {MEND}") from None
+        if row is None:
+            return
+        columns = columns or len(row)
+        if row and len(row) != columns:
+            raise ValueError(
+                f"{path}:{reader.line_num}: {len(row)} columns, expected {columns}. {MEND}"
+            )
+        if row:
+            yield reader.line_num, tuple(row)
 
 
-def _text(rows: Iterable[Sequence[Any]]) -> str:
-    """The rows as CSV; str of a NumPy float has the fewest digits that read back to it."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([map(str, row) for row in rows])
-    return out.getvalue()
+MEND = "Delete this line (its run is done again), or the file."
 
 
-def _make_writable(folder: Path) -> None:
+def _text(path: Path, data: bytes) -> str:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"cannot write to the folder {folder}: {error.strerror}.") from None
-
-
-def _claim(path: Path, description: Mapping[str, Any]) -> None:
-    """Writes what sweep this folder holds, or compares it with what is there."""
-    wanted = json.loads(json.dumps(description))
-    if not path.exists():
-        _replace(path, json.dumps(wanted, indent=2) + "\n")
-        return
-    found = json.loads(path.read_text())
-    different = sorted(k for k in wanted | found if wanted.get(k) != found.get(k))
-    if different:
-        raise ValueError(
-            f"{path.parent} holds another sweep: it differs in {', '.join(different)} (see "
-            f"{path}). Choose another folder, or delete this one."
-        )
-
-
-def _replace(path: Path, text: str) -> None:
-    with replacing(path) as part:
-        part.write_text(text)
-
-
-def digest_text(text: str) -> str:
-    """Removes from a program's text what differs between processes: memory addresses.
-
-    >>> digest_text("<function f at 0x7f00>")
-    '<function f at >'
-    """
-    return re.sub(r"0x[0-9a-f]+", "", text)
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        byte = data[error.start]
+        raise ValueError(f"{path}:{line}: not text (byte {byte:#x}). {MEND}") from None

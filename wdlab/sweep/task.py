@@ -13,7 +13,7 @@ from wdlab._core.dtypes import in_float32
 from wdlab.decay import add_l2_gradient, decay_weights
 from wdlab.preconditioners import scale_by_adam
 from wdlab.rules import NO_BIAS_OR_NORM
-from wdlab.schedules import COUPLINGS, ScalarOrSchedule, value_at, warmup_cosine
+from wdlab.schedules import COUPLINGS, ScalarOrSchedule, value_at
 from wdlab.sweep.program import Train
 
 PyTree = Any
@@ -146,74 +146,3 @@ def adam_of(
     decoupled = chosen.keys() - {"l2"}
     decay = [decay_weights(weight_decay, multiplier=kappa, rules=rules)] if decoupled else []
     return in_float32(optax.chain(*l2, *step, *decay))
-
-
-def digits(*, hidden: int = 64, steps: int = 300, batch_size: int = 64) -> Train:
-    """The digits task: scikit-learn's embedded 8x8 images, an MLP, :func:`adam_of` with a cosine.
-
-    1,437 images to train on, 360 held out; metrics ``train_loss``, ``val_loss`` (nats) and
-    ``val_error``. Biases do not decay.
-
-    Args:
-      hidden: Width of the hidden layer.
-      steps: Updates in a run; the cosine ends at 0 with them.
-      batch_size: Images per update.
-
-    Raises:
-      ValueError: If scikit-learn is not installed.
-
-    >>> h = {"learning_rate": 1e-2, "weight_decay": 1e-3, "coupling": {"lr": 1.0}}
-    >>> metrics = digits(steps=20)(h, jax.random.key(0))
-    >>> bool(metrics["val_error"] < 0.3)
-    True
-    """
-    (x, y), (x_held, y_held) = _digits_data()
-
-    def init(key: jax.Array) -> PyTree:
-        first, last = jax.random.split(key)
-        scale = np.sqrt([2 / x.shape[1], 1 / hidden])
-        return {
-            "hidden": {
-                "kernel": jax.random.normal(first, (x.shape[1], hidden)) * scale[0],
-                "bias": jnp.zeros(hidden),
-            },
-            "head": {
-                "kernel": jax.random.normal(last, (hidden, 10)) * scale[1],
-                "bias": jnp.zeros(10),
-            },
-        }
-
-    def logits(params: PyTree, x_BxD: Any) -> jax.Array:
-        h_BxH = jax.nn.relu(x_BxD @ params["hidden"]["kernel"] + params["hidden"]["bias"])
-        return h_BxH @ params["head"]["kernel"] + params["head"]["bias"]
-
-    def loss(params: PyTree, batch: Any) -> jax.Array:
-        x_BxD, y_B = batch
-        targets_BxC = jax.nn.one_hot(y_B, 10)  # No gather: its gradient is slow on a CPU.
-        return optax.softmax_cross_entropy(logits(params, x_BxD), targets_BxC).mean()
-
-    return train_function(
-        init,
-        loss,
-        (x, y),
-        lambda h: adam_of(h, schedule=warmup_cosine(1.0, warmup_steps=0, decay_steps=steps)),
-        steps=steps,
-        batch_size=batch_size,
-        held_out=(x_held, y_held),
-        metrics=lambda params: {
-            "val_error": (logits(params, x_held).argmax(-1) != y_held).mean(),
-        },
-    )
-
-
-def _digits_data() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise ValueError(
-            "the digits are scikit-learn's, which is not installed: pip install 'wdlab[examples]'."
-        ) from None
-    pixels, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(labels))
-    x, y = (pixels[order] / 16).astype(np.float32), labels[order].astype(np.int32)
-    return (x[:1437], y[:1437]), (x[1437:], y[1437:])
