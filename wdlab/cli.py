@@ -1,14 +1,19 @@
 """The ``wdlab`` command."""
 
 import argparse
+import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from wdlab import conventions
-from wdlab.conventions import REQUIRED, Convention, compare, recipes
+from wdlab._core.checks import read_whole
+from wdlab._core.names import matching
+from wdlab.conventions import compare, recipes
 from wdlab.instruments import decay_profile
 from wdlab.schedules import (
     COUPLINGS,
@@ -36,14 +41,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
-    except (TypeError, ValueError) as error:
-        print(f"wdlab: error: {error}", file=sys.stderr)
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("wdlab: stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # Whoever read the output has enough, as head has.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (TypeError, ValueError, OSError, MemoryError) as error:
+        print(f"wdlab: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """Without abbreviations, and with errors of one line."""
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings, allow_abbrev=False)
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="wdlab", description="Weight decay for JAX.")
+    parser = _Parser(prog="wdlab", description="Weight decay for JAX.")
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     profile = commands.add_parser(
         "profile", help="what a weight decay amounts to over a run: half-life, timescale, verdict"
@@ -51,16 +75,23 @@ def _parser() -> argparse.ArgumentParser:
     profile.set_defaults(run=_profile)
     profile.add_argument("--weight-decay", type=float, required=True, help="lambda, >= 0")
     profile.add_argument("--learning-rate", type=float, required=True, help="at its peak, >= 0")
-    profile.add_argument("--steps", type=int, required=True, help="updates in the whole run")
+    profile.add_argument("--steps", type=read_whole, required=True, help="updates in the whole run")
     profile.add_argument(
         "--coupling", choices=COUPLINGS, required=True, help="what multiplies the weight decay"
     )
     profile.add_argument("--schedule", choices=("constant", "cosine", "linear"), default="constant")
-    profile.add_argument("--warmup-steps", type=int, default=0)
+    profile.add_argument("--warmup-steps", type=read_whole, default=0)
     profile.add_argument("--end-learning-rate", type=float, default=0.0)
     _add_conventions(commands)
     add_sweep(commands)
     return parser
+
+
+def _version() -> str:
+    try:
+        return f"wdlab {importlib.metadata.version('wdlab')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "wdlab, not installed"
 
 
 def _add_conventions(commands: argparse._SubParsersAction) -> None:
@@ -72,10 +103,10 @@ def _add_conventions(commands: argparse._SubParsersAction) -> None:
     number.add_argument("--to", dest="target", required=True, metavar="CONVENTION")
     table = commands.add_parser("conventions", help="what every system means, as a table, or one")
     table.set_defaults(run=_conventions)
-    table.add_argument("name", nargs="?", metavar="CONVENTION")
+    table.add_argument("name", nargs="?", default="", help="a convention, or a part of its name")
     published = commands.add_parser("recipes", help="published recipes, in their own convention")
     published.set_defaults(run=_recipes)
-    published.add_argument("name", nargs="?", metavar="NAME")
+    published.add_argument("name", nargs="?", default="", help="a recipe, or a part of its name")
     published.add_argument("--to", dest="target", metavar="CONVENTION")
 
 
@@ -91,62 +122,38 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _conventions(arguments: argparse.Namespace) -> int:
-    if arguments.name is not None:
-        print(_described(conventions.get(arguments.name)))
+    names = matching(arguments.name, conventions.names()) or [arguments.name]
+    found = [conventions.get(name) for name in names]
+    if len(found) == 1:
+        print(found[0])
         return 0
-    rows = [conventions.get(name) for name in conventions.names()]
     headings = ("convention", "version", "decay times", "order", "epsilon", "default decay")
     cells = [
-        (c.name, c.version, c.coupling, c.order, c.epsilon.split(":")[0], _default_decay(c))
-        for c in rows
+        (c.name, c.version, c.coupling, c.order, c.epsilon.split(":")[0], c.default_decay)
+        for c in found
     ]
     _print_table(headings, cells)
     return 0
 
 
-def _described(convention: Convention) -> str:
-    """One convention in lines of text."""
-    defaults = ", ".join(f"{name}={value!r}" for name, value in convention.defaults.items())
-    exclusions = ", ".join(f"{rule.pattern} x {rule.scale:g}" for rule in convention.rules)
-    lines = [
-        f"{convention.name} ({convention.version})",
-        f"step             {convention.equation}",
-        f"decay times      {convention.coupling}",
-        f"order            {convention.order}",
-        f"epsilon          {convention.epsilon}",
-        f"bias correction  {convention.bias_correction}",
-        f"learning rate    {convention.learning_rate}",
-        f"defaults         {defaults}",
-        f"rules            {exclusions}",
-        f"source           {convention.source}",
-        *(f"trap             {trap}" for trap in convention.traps),
-    ]
-    return "\n".join(lines)
-
-
-def _default_decay(convention: Convention) -> str:
-    if convention.decay_argument is None:
-        return "none"
-    value = convention.defaults[convention.decay_argument]
-    number = "required" if value is REQUIRED else "0" if value is None else f"{value:g}"
-    return f"{convention.decay_argument}={number}"
-
-
 def _recipes(arguments: argparse.Namespace) -> int:
-    if arguments.name is not None:
-        print(_recipe_text(recipes.get(arguments.name), arguments.target))
+    names = matching(arguments.name, recipes.names()) or [arguments.name]
+    found, target = [recipes.get(name) for name in names], arguments.target
+    if target is not None:
+        conventions.get(target)
+    if len(found) == 1:
+        [recipe] = found
+        number = "" if target is None else f"\nin {target}  {recipe.weight_decay_in(target):.12g}"
+        print(f"{recipe}{number}")
         return 0
-    if arguments.target is not None:
-        conventions.get(arguments.target)
     headings = ["recipe", "convention", "learning rate", "weight decay"]
-    headings += [f"in {arguments.target}"] if arguments.target else []
-    cells = []
-    for recipe in (recipes.get(name) for name in recipes.names()):
-        row = [recipe.name, recipe.convention, recipe.learning_rate, recipe.weight_decay]
-        texts = ["not stated" if value is None else str(value) for value in row]
-        cells.append(
-            (*texts, *([_number_in(recipe, arguments.target)] if arguments.target else []))
-        )
+    cells = [
+        [r.name, *map(recipes.stated, (r.convention, r.learning_rate, r.weight_decay))]
+        for r in found
+    ]
+    if target is not None:
+        headings.append(f"in {target}")
+        cells = [[*row, _number_in(r, target)] for row, r in zip(cells, found, strict=True)]
     _print_table(headings, cells)
     return 0
 
@@ -156,29 +163,6 @@ def _number_in(recipe: recipes.Recipe, target: str) -> str:
         return f"{recipe.weight_decay_in(target):.6g}"
     except ValueError:
         return "-"
-
-
-def _recipe_text(recipe: recipes.Recipe, target: str | None) -> str:
-    """One recipe in lines of text."""
-
-    def stated(value: object) -> str:
-        return "not stated" if value is None else str(value)
-
-    rows = {
-        "convention": stated(recipe.convention),
-        "assumed": recipe.assumed,
-        "learning rate": f"{stated(recipe.learning_rate)}; {recipe.schedule}",
-        **{name: stated(value) for name, value in recipe.hyperparameters.items()},
-        "weight decay": stated(recipe.weight_decay),
-        "clip norm": stated(recipe.clip_norm),
-        "source": recipe.source,
-        "notes": recipe.notes,
-    }
-    if target is not None:
-        rows[f"in {target}"] = f"{recipe.weight_decay_in(target):.12g}"
-    width = max(len(label) for label in rows)
-    body = [f"{label:{width}}  {text}" for label, text in rows.items() if text]
-    return "\n".join([recipe.name, *body])
 
 
 def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -18,8 +18,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from examples.studies import grids
+from examples.studies.sweep import EXAMPLES, task
 from wdlab.sweep import make_grid, sweep
-from wdlab.sweep.task import digits
 
 STEPS, BATCH, HIDDEN = 300, 64, 64
 GRID = {
@@ -40,8 +41,9 @@ def main(argv: list[str] | None = None) -> int:
         seeds = 2
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_enable_compilation_cache", False)
-    train = digits(hidden=HIDDEN, steps=STEPS, batch_size=BATCH)
-    points = list(make_grid(grid, seeds))
+    train = task(hidden=HIDDEN, steps=STEPS, batch_size=BATCH)
+    names = [*grid, "seed"]
+    points = [dict(zip(names, point, strict=True)) for point in make_grid(grid, seeds)]
     jax.block_until_ready(jax.random.key(0))  # The backend starts before the clocks do.
     few = 2 if quick else 4
     chosen = [points[i] for i in np.linspace(0, len(points) - 1, few).astype(int)]
@@ -95,13 +97,9 @@ def _torch_run() -> Callable[[dict], float] | None:
         import torch  # pyrefly: ignore[missing-import]
     except ImportError:
         return None
-    from sklearn.datasets import load_digits
-
     torch.set_num_threads(1)  # Matrices this small are slower on several.
-    pixels, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(labels))
-    x = torch.tensor(pixels[order] / 16, dtype=torch.float32)
-    y = torch.tensor(labels[order])
+    (x, y), (x_held, y_held) = jax.tree.map(torch.tensor, grids.mislabelled(EXAMPLES))
+    y, y_held = y.long(), y_held.long()
     eta = 0.5 * (1 + np.cos(np.pi * np.arange(STEPS) / STEPS))
 
     def run(point: dict) -> float:
@@ -117,7 +115,7 @@ def _torch_run() -> Callable[[dict], float] | None:
         groups = [{"params": weights, "weight_decay": decay}, {"params": biases, "weight_decay": 0}]
         tx = torch.optim.AdamW(groups, lr=point["learning_rate"])
         for step in range(STEPS):
-            picked = torch.randint(1437, (BATCH,))
+            picked = torch.randint(EXAMPLES, (BATCH,))
             loss = torch.nn.functional.cross_entropy(model(x[picked]), y[picked])
             for group in tx.param_groups:
                 group["lr"] = point["learning_rate"] * eta[step]
@@ -125,7 +123,7 @@ def _torch_run() -> Callable[[dict], float] | None:
             loss.backward()
             tx.step()
         with torch.no_grad():
-            return float(torch.nn.functional.cross_entropy(model(x[1437:]), y[1437:]))
+            return float(torch.nn.functional.cross_entropy(model(x_held), y_held))
 
     return run
 

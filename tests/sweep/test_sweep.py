@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import wdlab
+from examples.studies.sweep import task
 from wdlab.schedules import warmup_cosine, with_peak
-from wdlab.sweep import make_grid, parse_values, read_csv, sweep, train_function
+from wdlab.sweep import adam_of, make_grid, parse_values, read_csv, sweep, train_function
 from wdlab.sweep import program as sweep_program
-from wdlab.sweep.task import adam_of, digits
 
 GRID = {"learning_rate": [1e-3, 1e-2], "weight_decay": [1e-4, 1e-2], "coupling": ["lr", "l2"]}
 ONE = jax.devices()[:1]
@@ -37,7 +37,7 @@ QUADRATIC = {"learning_rate": [0.1, 0.5, 30.0e3], "weight_decay": [0.0, 0.25]}
 @pytest.fixture(scope="module")
 def small():
     """The digits task, short enough for a test."""
-    return digits(hidden=8, steps=12, batch_size=16)
+    return task(hidden=8, steps=12, batch_size=16)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Checks of the numbers a user passes, at construction, with the line to write instead."""
 
+import argparse
 import math
 import numbers
 from collections.abc import Callable, Iterable
@@ -136,6 +137,21 @@ def check_whole(name: str, value: Any, *, least: int = 1, hint: str = "") -> Non
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         tail = f" {hint}" if hint else ""
         raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}.{tail}")
+
+
+def read_whole(text: str) -> int:
+    """Reads a whole number as people type it; argparse tells its errors.
+
+    >>> read_whole("5e4"), read_whole("50_000")
+    (50000, 50000)
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number.is_integer() or abs(number) > 2**53:
+        raise argparse.ArgumentTypeError(f"write a whole number up to 2**53, got {text[:40]!r}")
+    return int(number)
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str], *, hint: str = "") -> None:

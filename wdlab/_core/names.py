@@ -29,6 +29,17 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
+def matching(text: str, known: Iterable[str]) -> list[str]:
+    """Returns the known name that ``text`` is, in any case, or else all that it is a part of.
+
+    >>> names = ["torch.Adam", "torch.AdamW"]
+    >>> matching("TORCH.ADAM", names), matching("adam", names), matching("lion", names)
+    (['torch.Adam'], ['torch.Adam', 'torch.AdamW'], [])
+    """
+    found = [name for name in known if text.lower() in name.lower()]
+    return [name for name in found if text.lower() == name.lower()] or found
+
+
 def first_few(items: Sequence[str], most: int = 5) -> str:
     """Joins the first few, each :func:`printable`, and counts the others.
 

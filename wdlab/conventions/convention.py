@@ -121,6 +121,32 @@ class Convention:
         for name in ("defaults", "refused", "required"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
+    def __str__(self) -> str:
+        """What is known of it, as lines of text."""
+        lines = {
+            "step": self.equation,
+            "decay times": self.coupling,
+            "order": self.order,
+            "epsilon": self.epsilon,
+            "bias correction": self.bias_correction,
+            "learning rate": self.learning_rate,
+            "defaults": ", ".join(f"{name}={value!r}" for name, value in self.defaults.items()),
+            "rules": ", ".join(f"{rule.pattern} x {rule.scale:g}" for rule in self.rules),
+            "source": self.source,
+        }
+        told = [*lines.items(), *(("trap", trap) for trap in self.traps)]
+        body = [f"{label:15}  {text}" for label, text in told]
+        return "\n".join([f"{self.name} ({self.version})", *body])
+
+    @property
+    def default_decay(self) -> str:
+        """The weight decay's argument with its default, as "weight_decay=0.01", or "none"."""
+        if self.decay_argument is None:
+            return "none"
+        value = self.defaults[self.decay_argument]
+        number = "required" if value is REQUIRED else "0" if value is None else f"{value:g}"
+        return f"{self.decay_argument}={number}"
+
     @property
     def system(self) -> str:
         """The part of the name before the dot."""

@@ -47,6 +47,21 @@ class Recipe:
     def __post_init__(self):
         object.__setattr__(self, "hyperparameters", MappingProxyType(dict(self.hyperparameters)))
 
+    def __str__(self) -> str:
+        """All that is stated, as lines of text."""
+        lines = {
+            "convention": stated(self.convention),
+            "assumed": self.assumed,
+            "learning rate": f"{stated(self.learning_rate)}; {self.schedule}",
+            **{name: stated(value) for name, value in self.hyperparameters.items()},
+            "weight decay": stated(self.weight_decay),
+            "clip norm": stated(self.clip_norm),
+            "source": self.source,
+            "notes": self.notes,
+        }
+        body = [f"{label:13}  {text}" for label, text in lines.items() if text]
+        return "\n".join([self.name, *body])
+
     def weight_decay_in(self, convention: str) -> float:
         """Returns the decay as another convention's number, for the same shrink at the peak.
 
@@ -62,6 +77,15 @@ class Recipe:
             source=self.convention,
             target=convention,
         )
+
+
+def stated(value: object) -> str:
+    """A value of a recipe in words.
+
+    >>> stated(0.1), stated(None)
+    ('0.1', 'not stated')
+    """
+    return "not stated" if value is None else str(value)
 
 
 def names() -> tuple[str, ...]:

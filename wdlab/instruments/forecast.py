@@ -11,6 +11,8 @@ import numpy as np
 from wdlab._core.checks import check_number, check_whole
 from wdlab.schedules import ScalarOrSchedule, peak_value
 
+_BLOCK = 1 << 20  # Steps whose values are in memory at once.
+
 
 @dataclass(frozen=True)
 class DecayProfile:
@@ -52,7 +54,7 @@ def decay_profile(
     Args:
       weight_decay: ``lambda`` >= 0, number or schedule.
       multiplier: ``kappa_t``, number or schedule of the step count; None is 1.
-      total_steps: Length of the run, >= 1.
+      total_steps: Length of the run, of [1, 2**31): Optax counts in int32.
       dtype: Of the stored parameters; 16 bits may round every step of the decay away.
 
     Raises:
@@ -68,11 +70,11 @@ def decay_profile(
     check_number("weight_decay", weight_decay, schedule=True)
     check_number("multiplier", kappa, schedule=True)
     check_whole("total_steps", total_steps)
-    shrinks = _values(weight_decay, total_steps) * _values(kappa, total_steps)
+    if total_steps >= 2**31:
+        raise ValueError(f"total_steps must be below 2**31, got {total_steps}: steps, not tokens.")
+    largest, exponent = _over_the_run(weight_decay, kappa, total_steps)
     known = (peak_value(weight_decay), peak_value(kappa))
-    peak = float(shrinks.max()) if None in known else math.prod(p or 0.0 for p in known)
-    with np.errstate(divide="ignore"):
-        exponent = -float(np.log1p(-np.minimum(shrinks, 1.0)).sum())
+    peak = largest if None in known else math.prod(p or 0.0 for p in known)
     timescale = 1 / peak if peak > 0 else math.inf
     return DecayProfile(
         total_steps=total_steps,
@@ -116,11 +118,23 @@ def lost_to_rounding(shrink: float, dtype: Any) -> str:
     return ""
 
 
-def _values(value: ScalarOrSchedule, total_steps: int) -> np.ndarray:
-    """The values at every step, float64; the schedule runs vectorized, once."""
+def _over_the_run(weight_decay: Any, kappa: Any, total_steps: int) -> tuple[float, float]:
+    """The largest shrink, and minus the logarithm of what is left of a weight at the end."""
+    largest, exponent = 0.0, 0.0
+    for first in range(0, total_steps, _BLOCK):
+        steps = np.arange(first, min(first + _BLOCK, total_steps), dtype=np.int32)
+        shrinks = _values(weight_decay, steps) * _values(kappa, steps)
+        largest = float(np.maximum(largest, shrinks.max()))
+        with np.errstate(divide="ignore"):
+            exponent -= float(np.log1p(-np.minimum(shrinks, 1.0)).sum())
+    return largest, exponent
+
+
+def _values(value: ScalarOrSchedule, steps: np.ndarray) -> np.ndarray:
+    """The values at these steps, float64; the schedule runs vectorized."""
     if not callable(value):
-        return np.full(total_steps, float(value))
-    return np.asarray(jax.vmap(value)(np.arange(total_steps, dtype=np.int32)), np.float64)
+        return np.full(len(steps), float(value))
+    return np.asarray(jax.vmap(value)(steps), np.float64)
 
 
 def _half_life(shrink: float) -> float:

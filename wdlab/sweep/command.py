@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
+from wdlab._core.checks import read_whole
 from wdlab._core.names import first_few, nearest
 from wdlab.schedules import COUPLINGS
 from wdlab.sweep.figures import panels, require_matplotlib
@@ -65,9 +66,9 @@ def add_sweep(commands: argparse._SubParsersAction) -> None:
         metavar="NAME=VALUES",
         help="one more axis that the task reads, such as eps=1e-8:1e-4:3; may be repeated",
     )
-    command.add_argument("--seeds", type=int, default=3, help="how many")
+    command.add_argument("--seeds", type=read_whole, default=3, help="how many")
     command.add_argument("--metric", default="val_loss", help="what is best when smallest")
-    command.add_argument("--chunk", type=int, help="runs side by side on a device")
+    command.add_argument("--chunk", type=read_whole, help="runs side by side on a device")
     command.add_argument(
         "--out_dir", default="out/sweep", help="folder; a sweep that was stopped goes on there"
     )

@@ -12,6 +12,7 @@ from wdlab.sweep.table import Table
 def panels(table: Table, *shown: str) -> list[tuple[str, Table]]:
     """One table for each combination of the axes that a picture does not show.
 
+    >>> import numpy as np
     >>> columns = {"c": np.array(["l2", "lr"]), "x": np.ones(2), "y": np.ones(2)}
     >>> [title for title, part in panels(Table(("c", "x", "y"), columns), "x", "y")]
     ['c = l2', 'c = lr']

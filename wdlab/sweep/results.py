@@ -84,11 +84,11 @@ class Results:
     def _found(
         self, readers: Sequence[Callable[[str], Any]], points: Mapping[Row, int]
     ) -> dict[int, Row]:
-        (_, header), *texts = list(whole_rows(self.path)) if self.path.exists() else [(1, ())]
-        if header and list(header) != self._header:
-            raise ValueError(f"{self.path}:1: columns {list(header)}, expected {self._header}.")
+        texts = list(whole_rows(self.path)) if self.path.exists() else []
+        if texts and list(texts[0][1]) != self._header:
+            raise ValueError(f"{self.path}:1: columns {texts[0][1]}, expected {self._header}.")
         found: dict[int, Row] = {}
-        for line, text in texts:
+        for line, text in texts[1:]:
             where = f"{self.path}:{line}"
             try:
                 row = tuple(read(field) for read, field in zip(readers, text, strict=True))
