@@ -106,7 +106,7 @@ def _add_conventions(commands: argparse._SubParsersAction) -> None:
     table.add_argument("name", nargs="?", default="", help="a convention, or a part of its name")
     published = commands.add_parser("recipes", help="published recipes, in their own convention")
     published.set_defaults(run=_recipes)
-    published.add_argument("name", nargs="?", default="", help="a recipe, or a part of its name")
+    published.add_argument("name", nargs="*", help="a recipe, or a part of its name")
     published.add_argument("--to", dest="target", metavar="CONVENTION")
 
 
@@ -137,7 +137,8 @@ def _conventions(arguments: argparse.Namespace) -> int:
 
 
 def _recipes(arguments: argparse.Namespace) -> int:
-    names = matching(arguments.name, recipes.names()) or [arguments.name]
+    text = " ".join(arguments.name)
+    names = matching(text, recipes.names()) or [text]
     found, target = [recipes.get(name) for name in names], arguments.target
     if target is not None:
         conventions.get(target)

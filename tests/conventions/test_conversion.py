@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from wdlab import conventions, schedules
-from wdlab.cli import main
 from wdlab.conventions import compare, convert, shrink_at_peak
 from wdlab.rules import ALL
 
@@ -166,43 +165,3 @@ def test_the_comparison_tells_what_else_differs():
         line.startswith("schedule")
         for line in compare(0.1, source="torch.AdamW", target="paper.AdamW", **rate).differences
     )
-
-
-def run(capsys, line):
-    status = main(line.split())
-    return (status, *capsys.readouterr())
-
-
-def test_the_command_prints_the_number_first(capsys):
-    line = "convert 0.1 --learning-rate 6e-4 --from torch.AdamW --to composer.DecoupledAdamW"
-    status, out, err = run(capsys, line)
-    assert (status, err) == (0, "")
-    assert out.splitlines()[0] == "6e-05"
-    for name in ("torch.AdamW", "composer.DecoupledAdamW"):
-        assert conventions.get(name).equation in out
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "convert 0.1 --learning-rate 6e-4 --from torch.AdamW --to torch.Adam",
-        "convert 0.1 --learning-rate 6e-4 --from torch.Adamw --to torch.AdamW",
-        "convert 0.1 --learning-rate 0 --from torch.AdamW --to torch.AdamW",
-        "conventions torch.Adamww",
-        "recipes GPT",
-        "recipes T5 --to torch.AdamW",
-        "recipes --to torch.Adamww",
-    ],
-)
-def test_mistakes_are_one_line(capsys, line):
-    status, out, err = run(capsys, line)
-    assert (status, out) == (2, "")
-    assert err.startswith("wdlab: error: ")
-    assert err.count("\n") == 1
-
-
-def test_the_tables_hold_every_row(capsys):
-    _, out, _ = run(capsys, "conventions")
-    assert all(name in out for name in conventions.names())
-    _, out, _ = run(capsys, "conventions t5x.Adafactor")
-    assert conventions.get("t5x.Adafactor").traps[0] in out

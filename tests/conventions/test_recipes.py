@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import pytest
 
 from wdlab import conventions
-from wdlab.cli import main
 from wdlab.conventions import recipes
 
 FAMILIES = (
@@ -56,13 +55,3 @@ def test_what_is_not_stated_is_not_converted():
     assert recipes.get("LLaMA 7B").hyperparameters["eps"] is None
     with pytest.raises(ValueError, match="nearest"):
         recipes.get("lama")
-
-
-def test_the_command(capsys):
-    assert main(["recipes"]) == 0
-    out = capsys.readouterr().out
-    assert all(name in out for name in recipes.names())
-    assert main(["recipes", "LLaMA 7B", "--to", "big_vision.adam"]) == 0
-    out = capsys.readouterr().out
-    assert "3e-05" in out
-    assert "not stated" in out

@@ -1,7 +1,4 @@
-"""The table equals what a step does; the forecast equals the product; the command line."""
-
-import subprocess
-import sys
+"""The table equals what a step does; the forecast equals the product."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +8,8 @@ import pytest
 
 import wdlab
 from tests.rules.test_rules import GPT
-from wdlab import cli, rules
+from wdlab import rules, schedules
+from wdlab.instruments import forecast
 from wdlab.rules import leaves_with_paths
 
 
@@ -97,39 +95,16 @@ def test_profile_refuses_senseless_numbers(arguments):
         wdlab.decay_profile(*arguments)
 
 
-PROFILE = "profile --weight-decay 0.1 --learning-rate 6e-4 --steps 50000 --coupling"
+@pytest.mark.parametrize("block", [7, 100])
+def test_a_forecast_in_blocks_is_that_of_the_whole_run(block, monkeypatch):
+    kappa = schedules.warmup_cosine(1e-2, warmup_steps=30, decay_steps=300)
+    whole = wdlab.decay_profile(0.1, lambda count: kappa(count), 300)
+    monkeypatch.setattr(forecast, "_BLOCK", block)
+    found = wdlab.decay_profile(0.1, lambda count: kappa(count), 300)
+    np.testing.assert_allclose(found.peak_shrink, whole.peak_shrink, rtol=1e-6)
+    np.testing.assert_allclose(found.total_shrink, whole.total_shrink, rtol=1e-6)
 
 
-def test_cli_profile(capsys):
-    assert cli.main([*PROFILE.split(), "lr"]) == 0
-    out = capsys.readouterr().out
-    assert "6e-05" in out
-    assert "11,552.1 steps" in out
-    flags = ["--schedule", "cosine", "--warmup-steps", "2000", "--end-learning-rate", "6e-5"]
-    assert cli.main([*PROFILE.split(), "lr", *flags]) == 0
-    assert capsys.readouterr().out != out
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        (f"{PROFILE} l2", "depends on the gradients"),
-        (PROFILE.replace("0.1", "-0.1") + " lr", "weight_decay"),
-        (PROFILE.replace("0.1", "nan") + " lr", "weight_decay"),
-        (PROFILE.replace("50000", "0") + " lr", "total_steps"),
-        (f"{PROFILE} lr --schedule cosine --end-learning-rate 1", "end must be"),
-    ],
-)
-def test_cli_says_mistakes_in_one_line(line, message, capsys):
-    assert cli.main(line.split()) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-
-
-def test_cli_as_a_command():
-    done = subprocess.run(
-        [sys.executable, "-m", "wdlab.cli", *PROFILE.split(), "lr"], capture_output=True, text=True
-    )
-    assert done.returncode == 0
-    assert "verdict" in done.stdout
+def test_a_run_of_tokens_instead_of_steps_is_refused():
+    with pytest.raises(ValueError, match="steps, not tokens"):
+        wdlab.decay_profile(0.1, 1e-3, 300 * 10**9)

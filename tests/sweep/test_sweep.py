@@ -1,13 +1,6 @@
 """One compiled program for a grid: equal to separate runs, resumable, clear about mistakes."""
 
 import math
-import os
-import random
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +10,7 @@ import pytest
 import wdlab
 from examples.studies.sweep import task
 from wdlab.schedules import warmup_cosine, with_peak
-from wdlab.sweep import adam_of, make_grid, parse_values, read_csv, sweep, train_function
+from wdlab.sweep import adam_of, make_grid, parse_values, sweep, train_function
 from wdlab.sweep import program as sweep_program
 
 GRID = {"learning_rate": [1e-3, 1e-2], "weight_decay": [1e-4, 1e-2], "coupling": ["lr", "l2"]}
@@ -113,77 +106,6 @@ def test_a_step_that_is_not_finite_counts_even_if_the_last_one_is():
     table = sweep(lambda h, key: {"loss": jnp.stack([h["x"] / 0.0, h["x"]])}, {"x": [1.0]}, seeds=1)
     assert table["status"].tolist() == ["diverged"]
     assert table["loss"].tolist() == [1.0]
-
-
-def bytes_of(folder):
-    return (folder / "results.csv").read_bytes()
-
-
-def test_resumes_after_any_byte(tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    table = sweep(quadratic, QUADRATIC, seeds=3, out=whole, chunk=1)
-    sweep(quadratic, QUADRATIC, seeds=3, out=cut, chunk=1)
-    for keep in random.Random(0).sample(range(len(bytes_of(whole))), 6):
-        (cut / "results.csv").write_bytes(bytes_of(whole)[:keep])
-        again = sweep(quadratic, QUADRATIC, seeds=3, out=cut, chunk=1)
-        assert bytes_of(cut) == bytes_of(whole)
-        for name, column in table.columns.items():
-            np.testing.assert_array_equal(column, again[name])
-            assert column.dtype == again[name].dtype
-    read = read_csv(whole / "results.csv")
-    assert read.axes == table.axes
-    np.testing.assert_allclose(read["loss"], table["loss"].astype(float), rtol=1e-6)
-
-
-PROGRAM = """
-import sys, time
-import jax, jax.numpy as jnp
-from wdlab.sweep import sweep
-def train(h, key):
-    x = jax.random.normal(key, (64,))
-    step = lambda i, x: x - h["learning_rate"] * jnp.sin(x)
-    x = jax.lax.fori_loop(0, 3_000, step, x)
-    return {"loss": (x * x).mean()}
-grid = {"learning_rate": [i / 100 for i in range(1, 201)]}
-sweep(train, grid, seeds=4, out=sys.argv[1], chunk=1)
-"""
-
-
-def test_killed_at_a_random_moment_gives_the_same_table(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(textwrap.dedent(PROGRAM))
-    environment = os.environ | {"XLA_FLAGS": ""}
-
-    def start(folder):
-        return subprocess.Popen([sys.executable, program, tmp_path / folder], env=environment)
-
-    killed = start("killed")
-    results = tmp_path / "killed" / "results.csv"
-    while not (results.exists() and results.stat().st_size > 100):
-        assert killed.poll() is None
-        time.sleep(0.01)
-    time.sleep(random.SystemRandom().uniform(0, 0.1))
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    assert len(bytes_of(tmp_path / "killed").splitlines()) < 801
-    assert start("killed").wait() == 0
-    assert start("whole").wait() == 0
-    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
-
-
-def test_a_folder_with_another_sweep_is_refused(tmp_path):
-    sweep(quadratic, QUADRATIC, seeds=1, out=tmp_path)
-    with pytest.raises(ValueError, match="differs in seeds"):
-        sweep(quadratic, QUADRATIC, seeds=2, out=tmp_path)
-    other = lambda h, key: {k: 2 * v for k, v in quadratic(h, key).items()}  # noqa: E731
-    with pytest.raises(ValueError, match="differs in program"):
-        sweep(other, QUADRATIC, seeds=1, out=tmp_path)
-
-
-def test_a_file_is_no_folder(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="cannot write to the folder"):
-        sweep(quadratic, QUADRATIC, seeds=1, out=tmp_path / "file")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from wdlab.sweep.command import add_sweep
 from wdlab.sweep.grid import Grid, make_grid, parse_values
 from wdlab.sweep.heat_map import heat_maps, save_heat_maps
-from wdlab.sweep.marginals import save_marginals
+from wdlab.sweep.marginal import marginals, save_marginals
 from wdlab.sweep.program import Train
 from wdlab.sweep.runner import sweep
 from wdlab.sweep.surface import Separability, loss_surface, separability
@@ -21,6 +21,7 @@ __all__ = [
     "heat_maps",
     "loss_surface",
     "make_grid",
+    "marginals",
     "parse_values",
     "read_csv",
     "save_heat_maps",

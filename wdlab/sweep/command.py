@@ -18,7 +18,7 @@ from wdlab.schedules import COUPLINGS
 from wdlab.sweep.figures import panels, require_matplotlib
 from wdlab.sweep.grid import Value, make_grid, parse_values
 from wdlab.sweep.heat_map import save_heat_maps
-from wdlab.sweep.marginals import save_marginals
+from wdlab.sweep.marginal import save_marginals
 from wdlab.sweep.program import Traced, Train, trace
 from wdlab.sweep.runner import sweep
 from wdlab.sweep.surface import separability
@@ -124,8 +124,8 @@ def summary(table: Table, metric: str) -> str:
     >>> columns = {name: np.array(values) for name, values in columns.items()}
     >>> print(summary(Table(("learning_rate", "weight_decay"), columns), "loss"))
     best mean loss 3 at learning_rate 0.1, weight_decay 0.2; 0 of 1 runs diverged
-      separability (best weight decay) not identified (0 rows, 0 flat, 0 at the edge)
-      separability (shoulder weight decay) not identified (0 rows, 0 flat, 0 at the edge)
+      separability (best weight decay) not identified (0 rows, 0 flat, 1 at the edge)
+      separability (shoulder weight decay) not identified (0 rows, 0 flat, 1 at the edge)
     """
     lines = []
     for title, part in panels(table, _LR, _DECAY):

@@ -84,11 +84,12 @@ class Results:
     def _found(
         self, readers: Sequence[Callable[[str], Any]], points: Mapping[Row, int]
     ) -> dict[int, Row]:
-        texts = list(whole_rows(self.path)) if self.path.exists() else []
-        if texts and list(texts[0][1]) != self._header:
-            raise ValueError(f"{self.path}:1: columns {texts[0][1]}, expected {self._header}.")
+        texts = whole_rows(self.path) if self.path.exists() else iter(())
+        _, header = next(texts, (1, self._header))
+        if list(header) != self._header:
+            raise ValueError(f"{self.path}:1: columns {list(header)}, expected {self._header}.")
         found: dict[int, Row] = {}
-        for line, text in texts[1:]:
+        for line, text in texts:
             where = f"{self.path}:{line}"
             try:
                 row = tuple(read(field) for read, field in zip(readers, text, strict=True))
@@ -131,8 +132,10 @@ def _claim(path: Path, description: Mapping[str, Any], *, new: bool) -> None:
         _replace(path, json.dumps(wanted, indent=2) + "\n")
         return
     try:
-        found = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError(f"no JSON object: {found}")
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} cannot be read ({str(error)[:80]}), and results.csv may belong to any sweep. "
             "Choose another folder, or delete both."

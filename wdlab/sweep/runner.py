@@ -130,8 +130,10 @@ def _open(
 
 def _reader(dtype: np.dtype) -> Callable[[str], Any]:
     if dtype == np.bool_:
-        return lambda text: np.bool_(("False", "True").index(text))
-    return lambda text: dtype.type(text)
+        return lambda text: np.bool_(["False", "True"].index(text))
+    # By Python first: bfloat16 of a word that is not a number ends the process.
+    parse = float if jax.dtypes.issubdtype(dtype, np.floating) else int
+    return lambda text: dtype.type(parse(text))
 
 
 def _rows(

@@ -119,7 +119,7 @@ def separability(
     rows, columns = lrs > 0, decays > 0
     losses_SxLxW = losses_SxLxW[:, rows][:, :, columns]
     log_lr, log_decay = np.log2(lrs[rows]), np.log2(decays[columns])
-    if len(log_lr) < 3 or len(log_decay) < 3 or not np.isfinite(losses_SxLxW).any():
+    if not losses_SxLxW.size:
         return Separability(np.nan, np.nan, np.nan, 0, 0, 0)
 
     def slope(losses_SxLxW: np.ndarray, usable_L: np.ndarray) -> tuple[float, Any, Any]:
@@ -132,12 +132,13 @@ def separability(
     value, weights_L, places_L = slope(losses_SxLxW, ~flat_L)
     low = high = np.nan
     if len(losses_SxLxW) > 1 and np.isfinite(value):
-        draws = np.random.default_rng(random_seed).integers(
-            len(losses_SxLxW), size=(samples, len(losses_SxLxW))
-        )
-        low, high = np.nanquantile(
-            [slope(losses_SxLxW[draw], ~flat_L)[0] for draw in draws], (0.025, 0.975)
-        )
+        seeds = len(losses_SxLxW)
+        draws = np.random.default_rng(random_seed).integers(seeds, size=(samples, seeds))
+        # Few seeds have few draws that differ, each of which is fitted once.
+        draws, times = np.unique(np.sort(draws, axis=1), axis=0, return_counts=True)
+        slopes = np.repeat([slope(losses_SxLxW[draw], ~flat_L)[0] for draw in draws], times)
+        if np.isfinite(slopes).any():
+            low, high = np.nanquantile(slopes, (0.025, 0.975))
     within_L, placed_L = weights_L > 0, np.isfinite(places_L)
     flat = int((flat_L & (_weights(losses_SxLxW.mean(0), reach) > 0)).sum())
     used, at_edge = int((within_L & placed_L).sum()), int((within_L & ~placed_L).sum())

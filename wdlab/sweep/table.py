@@ -140,19 +140,18 @@ def whole_rows(path: Path) -> Iterator[tuple[int, Row]]:
     data = data[: data.rfind(b"\n") + 1]
     reader, columns = csv.reader(io.StringIO(_text(path, data), newline=""), strict=True), 0
     while True:
+        line = reader.line_num + 1
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise ValueError(f"{path}:{reader.line_num}: {error}. {MEND}") from None
+            raise ValueError(f"{path}:{line}: {error}. {MEND}") from None
         if row is None:
             return
         columns = columns or len(row)
         if row and len(row) != columns:
-            raise ValueError(
-                f"{path}:{reader.line_num}: {len(row)} columns, expected {columns}. {MEND}"
-            )
+            raise ValueError(f"{path}:{line}: {len(row)} columns, expected {columns}. {MEND}")
         if row:
-            yield reader.line_num, tuple(row)
+            yield line, tuple(row)
 
 
 MEND = "Delete this line (its run is done again), or the file."
