@@ -148,7 +148,7 @@ def test_a_mistake_is_one_line_before_training(flags, run, monkeypatch, here):
 FAILURES = {
     "tasks:broken": "tasks.py:18: ZeroDivisionError: division by zero",
     "tasks:branches": "tasks.py:21: train is not jittable",
-    "tasks:asserts": "tasks.py:25: AssertionError: ",
+    "tasks:asserts": "tasks.py:25: AssertionError",
     "tasks:width": "tasks.py:12: train reads 'eps', which the grid does not have",
     "tasks:number": "--task tasks:number: train must return a dict of metrics, got float",
     "tasks:nothing": "no attribute 'nothing'",

@@ -215,13 +215,13 @@ def test_intervals_cover_at_their_rate():
     """Seeds whose valleys differ: 95 % of the intervals hold the slope, one in twenty does not."""
     rng, held, wide = np.random.default_rng(3), 0, []
     x, y = np.arange(3.0), np.arange(-4, 5.0)
-    for _ in range(100):
+    for _ in range(60):
         slopes = rng.normal(0.3, 0.2, 16)
         losses = np.stack([valley(s * (x - 1), y) for s in slopes])
-        number = of_logs(x, y, losses, samples=100, reach=9.0)
+        number = of_logs(x, y, losses, samples=60, reach=9.0)
         held += number.low <= 0.3 <= number.high
         wide.append(number.high - number.low)
-    assert 85 <= held <= 98
+    assert 51 <= held <= 59
     assert np.mean(wide) == pytest.approx(2 * 1.96 * 0.2 / 4, rel=0.12)
 
 

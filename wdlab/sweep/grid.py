@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +127,7 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
     if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
         chosen = list(range(min(int(seeds), MOST_POINTS + 1)))  # More are too many points.
     else:
-        chosen = list(seeds) if hasattr(seeds, "__iter__") else []
+        chosen = list(seeds) if isinstance(seeds, Iterable) else []
     numbers = [s for s in chosen if isinstance(s, int | np.integer) and not isinstance(s, bool)]
     if not chosen or len(numbers) < len(chosen) or not all(0 <= s < 2**32 for s in numbers):
         raise ValueError(

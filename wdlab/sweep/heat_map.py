@@ -76,10 +76,9 @@ def heat_maps(
     Traceback (most recent call last):
     ValueError: no column 'learning_rate'; there are x.
     """
-    parts = [
-        (title, part, *loss_surface(part, metric, x, y)) for title, part in panels(table, x, y)
-    ]
-    means = [losses.mean(0) for *_, losses in parts]
+    parts = panels(table, x, y)
+    surfaces = [loss_surface(part, metric, x, y) for _, part in parts]
+    means = [losses.mean(0) for *_, losses in surfaces]
     finite = np.concatenate([mean[np.isfinite(mean)] for mean in means])
     if not finite.size:
         raise ValueError(f"{metric}: nothing to draw, every point diverged.")
@@ -92,7 +91,9 @@ def heat_maps(
     top = np.percentile(finite - best, _CLIPPED) or (finite - best).max() or 1.0
     norm = PowerNorm(0.5, 0.0, top)
     all_axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, (title, part, xs, ys, _), mean in zip(all_axes, parts, means, strict=False):
+    for axes, (title, part), (xs, ys, _), mean in zip(
+        all_axes, parts, surfaces, means, strict=False
+    ):
         image = _heat_map(axes, xs, ys, mean, best, norm)
         found = f"best {mean.min():.4g}" if np.isfinite(mean).any() else "every point diverged"
         number = separability(part, metric=metric, learning_rate=x, weight_decay=y)
