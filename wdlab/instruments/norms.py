@@ -1,6 +1,5 @@
 """Norms of a whole tree, of its leaves, layers and groups, summed in float32 or wider."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.dtypes import widen
-from wdlab.rules import decisions, leaves_with_paths, nearest_path
+from wdlab.rules import compile_pattern, decisions, leaves_with_paths, nearest_path
 
 PyTree = Any
 Scalars = dict[str, jax.Array]
@@ -100,7 +99,7 @@ def group_norms(tree: PyTree, groups: str | Mapping[str, str]) -> Scalars:
         return {word: norm(members) for word, members in within.items() if members}
     norms = {}
     for name, pattern in groups.items():
-        members = [leaf for path, leaf in leaves if re.fullmatch(pattern, path)]
+        members = [leaf for path, leaf in leaves if compile_pattern(pattern).fullmatch(path)]
         if not members:
             near = nearest_path(pattern, [path for path, _ in leaves])
             raise ValueError(
