@@ -35,9 +35,9 @@ EXEMPT = {
     "flat names": (1, "blocks.0.attn.qkv.bias blocks.0.ln_1.weight encoder.norm.weight"),
 }  # fmt: skip
 DECAYED = {
-    "Flax": (2, "Dense_0/kernel Embed_0/embedding head/kernel rescale/kernel bias_net/kernel"),
+    "Flax": (2, "Dense_0/kernel Embed_0/embedding head/kernel rescale/kernel debias_kernel"),
     "Flax attention": (3, "attn/query/kernel attn/out/kernel pos_embedding"),
-    "convolutions": (4, "conv/kernel gamma_net/kernel norm_conv/kernel"),
+    "convolutions": (4, "conv/kernel bias_net/kernel bias_proj gamma_net/kernel norm_conv/kernel"),
     "Haiku": (2, "linear/w embed/embeddings linear_1/w"),
     "Equinox": (2, "layers/0/weight embed/weight"),
     "T5": (2, "relative_attention_bias/embedding relpos_bias/rel_embedding shared/embedding"),

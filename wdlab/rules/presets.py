@@ -10,7 +10,7 @@ from wdlab.rules.rule import Ndim, Rule
 # every rank: attention biases have rank 2, and under nn.scan everything has one dimension more. A
 # 'b' beside LoRA's 'a', or in a kernel, is a factor of a matrix.
 _BIAS = (
-    r"(.*/)?[^/]*bias(es)?\d*(_[^/]*)?"
+    r"(.*/)?[^/]*bias(es)?\d*(_[^/]*)?(?<!kernel)(?<!proj)(?<!embedding)"
     r"|(?!(.*/)?([^/]*lora[^/]*|kernel|weight|w)/b)(.*/)?b_?\d*"
 )
 _NORM_NAME = r"([^/]*[nN]orm|([^/]*_)?(ln|bn|gn|rms))"
