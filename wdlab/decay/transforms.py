@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wdlab._core.arguments import answers
 from wdlab._core.checks import check_choice, check_number, check_schedule, is_zero
 from wdlab._core.dtypes import cast
 from wdlab._core.dtypes import in_float32 as in_float32
@@ -35,6 +36,7 @@ class DecayWeightsState(NamedTuple):
     reference: PyTree  # theta_ref, like params; None where the decay is toward zero
 
 
+@answers
 def add_l2_gradient(
     strength: ScalarOrSchedule, *, rules: PyTree = ALL
 ) -> optax.GradientTransformation:
@@ -79,6 +81,7 @@ def add_l2_gradient(
     return transformation(init_fn, update_fn)
 
 
+@answers
 def decay_weights(
     weight_decay: ScalarOrSchedule,
     *,

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import jax
 import optax
 
+from wdlab._core.arguments import answers
 from wdlab._core.checks import check_number, is_zero
 from wdlab._core.dtypes import in_float32
 from wdlab._core.transformation import transformation
@@ -31,6 +32,7 @@ DecayFollows = Literal["group", "base"]
 _POWER = {"lr": 1, "lr2": 2}
 
 
+@answers
 def grouped(
     direction: optax.GradientTransformation,
     learning_rate: ScalarOrSchedule,

@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 import optax
 
+from wdlab._core.arguments import answers
 from wdlab._core.checks import check_choice, check_number
 from wdlab.groups.chains import grouped
 from wdlab.groups.group import Group
@@ -69,6 +70,7 @@ def mup_groups(
     )
 
 
+@answers
 def mu_sgd(
     learning_rate: ScalarOrSchedule,
     widths: tuple[Width, ...],
@@ -125,6 +127,7 @@ def mu_sgd(
     )
 
 
+@answers
 def mu_adam(
     learning_rate: ScalarOrSchedule,
     widths: tuple[Width, ...],

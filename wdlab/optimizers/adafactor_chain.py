@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
+from wdlab._core.arguments import answers
 from wdlab._core.checks import check_choice, check_number, check_schedule
 from wdlab._core.dtypes import in_float32
 from wdlab.decay import add_l2_gradient, decay_then_step, decay_weights
@@ -38,6 +39,7 @@ PyTree = Any
 MomentumOf = Literal["step", "direction"]
 
 
+@answers
 def adafactor(
     learning_rate: ScalarOrSchedule,
     *,

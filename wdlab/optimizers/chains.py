@@ -9,6 +9,7 @@ from typing import Any
 
 import optax
 
+from wdlab._core.arguments import answers
 from wdlab._core.checks import check_number, is_zero
 from wdlab.optimizers.adafactor_chain import adafactor as adafactor
 from wdlab.optimizers.assembly import assemble
@@ -20,6 +21,7 @@ from wdlab.schedules import ScalarOrSchedule
 PyTree = Any
 
 
+@answers
 def sgd(
     learning_rate: ScalarOrSchedule,
     *,
@@ -64,6 +66,7 @@ def sgd(
     )
 
 
+@answers
 def sgdw(
     learning_rate: ScalarOrSchedule,
     *,
@@ -98,6 +101,7 @@ def sgdw(
     )
 
 
+@answers
 def adam(
     learning_rate: ScalarOrSchedule,
     *,
@@ -143,6 +147,7 @@ def adam(
     )
 
 
+@answers
 def adamw(
     learning_rate: ScalarOrSchedule,
     *,
@@ -180,6 +185,7 @@ def adamw(
     )
 
 
+@answers
 def radamw(
     learning_rate: ScalarOrSchedule,
     *,
@@ -223,6 +229,7 @@ def radamw(
     )
 
 
+@answers
 def lionw(
     learning_rate: ScalarOrSchedule,
     *,

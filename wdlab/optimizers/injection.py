@@ -38,10 +38,10 @@ def inject_hyperparams(
     signature = inspect.signature(factory)
 
     def make(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        factory(*args, **kwargs)  # Refuses bad arguments now; from here on numbers are traced.
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         arguments = dict(zip(signature.parameters, bound.args, strict=False)) | bound.kwargs
-        factory(**arguments)  # Refuses bad numbers now; from here on they are traced.
         if "peak_learning_rate" in arguments:
             arguments["peak_learning_rate"] = _peak(arguments)
         named = lambda **given: factory(**given)  # noqa: E731

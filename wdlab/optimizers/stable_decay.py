@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wdlab._core.arguments import answers
 from wdlab._core.checks import check_number, check_schedule, is_zero
 from wdlab._core.dtypes import in_float32, step_number
 from wdlab._core.transformation import transformation
@@ -24,6 +25,7 @@ class AdamSState(NamedTuple):
     adam: PyTree  # wdlab.preconditioners.ScaleByAdamState
 
 
+@answers
 def adams(
     learning_rate: ScalarOrSchedule,
     *,
