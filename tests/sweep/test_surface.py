@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -211,18 +212,18 @@ def test_most_points_equal_to_the_best_leave_the_rows_that_reach_it():
     assert (number.slope, number.rows_used) == (pytest.approx(0), 4)
 
 
-def test_intervals_cover_at_their_rate():
-    """Seeds whose valleys differ: 95 % of the intervals hold the slope, one in twenty does not."""
-    rng, held, wide = np.random.default_rng(3), 0, []
+@pytest.mark.parametrize("seeds", [2, 3, 6])
+def test_intervals_cover_at_their_rate_and_are_those_of_a_mean(seeds):
+    rng, held, ratios = np.random.default_rng(1), 0, []
     x, y = np.arange(3.0), np.arange(-4, 5.0)
-    for _ in range(60):
-        slopes = rng.normal(0.3, 0.2, 16)
-        losses = np.stack([valley(s * (x - 1), y) for s in slopes])
-        number = of_logs(x, y, losses, samples=60, reach=9.0)
+    for _ in range(40):
+        slopes = rng.normal(0.3, 0.2, seeds)
+        number = of_logs(x, y, [valley(s * (x - 1), y) for s in slopes], samples=60, reach=9.0)
         held += number.low <= 0.3 <= number.high
-        wide.append(number.high - number.low)
-    assert 51 <= held <= 59
-    assert np.mean(wide) == pytest.approx(2 * 1.96 * 0.2 / 4, rel=0.12)
+        width = 2 * scipy.stats.t(seeds - 1).ppf(0.975) * slopes.std(ddof=1) / math.sqrt(seeds)
+        ratios.append((number.high - number.low) / width)
+    assert held >= 36
+    assert np.mean(ratios) == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.filterwarnings("error")

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import scipy.stats
 
 INF, NAN = math.inf, math.nan
 
@@ -106,10 +107,11 @@ def separability(rates, decays, losses, *, of, tolerance=0.1, reach=0.5, samples
         n = len(losses)
         draws = np.random.default_rng(seed).integers(n, size=(samples, n))
         drawn = [fit([losses[s] for s in sorted(draw)])[0] for draw in draws.tolist()]
-        drawn = sorted(v for v in drawn if math.isfinite(v))
-        low, high = (
-            np.interp(q * (len(drawn) - 1), range(len(drawn)), drawn) for q in (0.025, 0.975)
-        )
+        drawn = [v for v in drawn if math.isfinite(v)]
+        center = sum(drawn) / len(drawn)
+        variance = sum((v - center) ** 2 for v in drawn) / len(drawn) * n / (n - 1)
+        wide = scipy.stats.t(n - 1).ppf(0.975) * math.sqrt(variance)
+        low, high = value - wide, value + wide
     near = [w > 0 for w in weights(surface, reach)]
     within = [i for i in range(len(rates)) if weighted[i] > 0]
     edge = sum(not math.isfinite(places[i]) for i in within)
