@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tests.twins import variants as twins
 from wdlab import conventions, decay, groups, optimizers, preconditioners, schedules, training
 from wdlab.conventions.parts import caution
 from wdlab.groups import Group
@@ -42,43 +43,6 @@ def gradients(t, names=ALL_LEAVES):
     return jax.tree.map(lambda g: 0.3 * g, tree(2 * t + 1, names))
 
 
-# The decayed step of one leaf, from the step u without decay, the weight w, k = kappa_t lambda s.
-def decoupled(u, w, k):
-    return u - k * w
-
-
-def cautious(u, w, k):
-    return np.where(u * w <= 0, u - k * w, u)
-
-
-def cautious_without_ties(u, w, k):
-    return np.where(u * w < 0, u - k * w, u)
-
-
-def after_the_step(u, w, k):
-    return u - k * (w + u)
-
-
-def proximal(u, w, k):
-    return (w + u) / (1 + k) - w
-
-
-def proximal_of_the_previous(u, w, k):
-    return w / (1 + k) + u - w
-
-
-def soft_threshold(u, w, k):
-    return np.sign(w + u) * np.maximum(np.abs(w + u) - k, 0.0) - w
-
-
-def huber(u, w, k):
-    return u - k * np.clip(w, -0.5, 0.5)
-
-
-def by_size(u, w, k):
-    return u - k * np.maximum(1e-3, np.sqrt(np.mean(np.square(w)))) * w
-
-
 IN_GRADIENT = "in the gradient"  # The step without decay, of g + lambda s w.
 KAPPAS = {
     "schedule": lambda t: LR(t) / PEAK,
@@ -101,7 +65,7 @@ class Member(NamedTuple):
     reads_params: bool = False  # Without any decay too.
 
 
-def optimizer(factory, coupling, rule=decoupled, **arguments):
+def optimizer(factory, coupling, rule=twins.decoupled, **arguments):
     def make(weight_decay):
         return factory(LR, weight_decay=weight_decay, coupling=coupling, rules=RULES, **arguments)
 
@@ -127,7 +91,7 @@ def convention(name):
         )
 
     defaults = {**known.defaults, **arguments}
-    coupling, rule = known.coupling_for(defaults), decoupled
+    coupling, rule = known.coupling_for(defaults), twins.decoupled
     for key in (coupling, known.order, name):
         rule = UNLIKE.get(key, rule)
     reads = name == "optax.lamb" or ("dafactor" in name and name not in ABSOLUTE)
@@ -150,12 +114,12 @@ REQUIRED = {
 # By coupling, order or name: where a convention's decay is not the decoupled one.
 UNLIKE = {
     "l2": IN_GRADIENT,
-    "parameter_scale": by_size,
-    "after": after_the_step,
+    "parameter_scale": twins.by_size,
+    "after": twins.after_the_step,
     "none": None,
     "in the trust ratio": None,
     "keras.Adafactor": None,  # Its step measures the decayed weights.
-    "modded_nanogpt.Adam": cautious_without_ties,
+    "modded_nanogpt.Adam": functools.partial(twins.cautious, ties="keep"),
     "mup.MuSGD": None,  # By widths, which mu_sgd and mu_adam below test.
     "mup.MuAdam": None,
     "mup.MuAdamW": None,
@@ -184,37 +148,37 @@ def directed(direction):
 
 OWN = {
     "add_l2_gradient": Member(lambda x: decay.add_l2_gradient(x, rules=RULES), IN_GRADIENT),
-    "decay_weights": Member(lambda x: decay.decay_weights(x, rules=RULES), decoupled),
+    "decay_weights": Member(lambda x: decay.decay_weights(x, rules=RULES), twins.decoupled),
     "decay_weights, schedule": Member(
         lambda x: decay.decay_weights(x, multiplier=schedules.schedule_multiplier(LR), rules=RULES),
-        decoupled,
+        twins.decoupled,
         KAPPAS["schedule"],
     ),
     "decay_weights, cautious": Member(
-        lambda x: decay.decay_weights(x, cautious=True, **SOME), cautious, LR
+        lambda x: decay.decay_weights(x, cautious=True, **SOME), twins.cautious, LR
     ),
     "decay_weights, cautious, signbit": Member(
-        lambda x: decay.decay_weights(x, cautious=True, ties="signbit", **SOME), cautious, LR
+        lambda x: decay.decay_weights(x, cautious=True, ties="signbit", **SOME), twins.cautious, LR
     ),
     "decay_weights, toward init": Member(
         lambda x: decay.decay_weights(x, toward="init", rules=RULES)
     ),
     "decay_corrected": Member(
         lambda x: decay.decay_corrected(x, learning_rate=LR, normalized=1.0, rules=RULES),
-        decoupled,
+        twins.decoupled,
         KAPPAS["lr2_over_peak"],
     ),
     "decay_toward_ema": Member(
         lambda x: decay.decay_toward_ema(x, ema_rate=0.5, **SOME), reads_params=True
     ),
-    "decay_proximal": Member(lambda x: decay.decay_proximal(x, **SOME), proximal, LR),
+    "decay_proximal": Member(lambda x: decay.decay_proximal(x, **SOME), twins.proximal, LR),
     "decay_proximal, previous": Member(
-        lambda x: decay.decay_proximal(x, of="previous", **SOME), proximal_of_the_previous, LR
+        lambda x: decay.decay_proximal(x, of="previous", **SOME), twins.proximal_of_the_previous, LR
     ),
-    "decay_l1": Member(lambda x: decay.decay_l1(x, **SOME), soft_threshold, LR),
-    "decay_huber": Member(lambda x: decay.decay_huber(x, delta=0.5, **SOME), huber, LR),
+    "decay_l1": Member(lambda x: decay.decay_l1(x, **SOME), twins.soft_threshold, LR),
+    "decay_huber": Member(lambda x: decay.decay_huber(x, delta=0.5, **SOME), twins.huber, LR),
     "decay_weights_by_parameter_scale": Member(
-        lambda x: preconditioners.decay_weights_by_parameter_scale(x, **SOME), by_size, LR
+        lambda x: preconditioners.decay_weights_by_parameter_scale(x, **SOME), twins.by_size, LR
     ),
     "constrain_norms, uniform": Member(
         lambda x: decay.constrain_norms("uniform", 0.1, multiplier=x, rules=RULES),
@@ -238,12 +202,12 @@ OWN = {
     "freeze": Member(lambda x: decay.freeze(RULES), reads_params=True),
     "decay_then_step": Member(
         lambda x: decay.decay_then_step(decay.decay_weights(x, **SOME), optax.sgd(LR)),
-        decoupled,
+        twins.decoupled,
         LR,
     ),
     "step_then_decay": Member(
         lambda x: decay.step_then_decay(optax.sgd(LR), decay.decay_weights(x, **SOME)),
-        after_the_step,
+        twins.after_the_step,
         LR,
     ),
     "sgd, l2": optimizer(optimizers.sgd, "l2", momentum=0.9),
@@ -257,9 +221,9 @@ OWN = {
     "adafactor, l2": optimizer(optimizers.adafactor, "l2", parameter_scale=None)._replace(
         reads_params=False
     ),
-    "adafactor, parameter_scale": optimizer(optimizers.adafactor, "parameter_scale", by_size),
+    "adafactor, parameter_scale": optimizer(optimizers.adafactor, "parameter_scale", twins.by_size),
     "adams": Member(lambda x: optimizers.adams(LR, weight_decay=x, rules=RULES)),
-    "grouped, lr": Member(grouped, decoupled, LR, {"kernel": 0.5 * 3.0}),
+    "grouped, lr": Member(grouped, twins.decoupled, LR, {"kernel": 0.5 * 3.0}),
     "grouped, l2": Member(lambda x: grouped(x, "l2"), IN_GRADIENT, factors={"kernel": 3.0}),
     "mu_adam": optimizer(groups.mu_adam, "lr", widths=WIDTHS),
     "mu_adamw": optimizer(groups.mu_adamw, "constant", widths=WIDTHS),

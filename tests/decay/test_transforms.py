@@ -210,44 +210,6 @@ def test_numpy_and_python_float_leaves_work(leaf):
     np.testing.assert_allclose(updates["w"], -0.5 * np.asarray(leaf))
 
 
-VARIANTS = {
-    "plain": {},
-    "cautious": {"cautious": True},
-    "toward_init": {"toward": "init"},
-    "cautious_toward_init": {"cautious": True, "toward": "init"},
-    "schedule_of_lambda": {"weight_decay": lambda count: 0.1 / (1 + count)},
-}
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_fifty_steps_of_decay_weights_equal_the_float64_twin(name, x64):
-    """theta' = theta - lr g - kappa_t lambda_t s (theta - ref), where the mask says so."""
-    options = {"weight_decay": 0.1, **VARIANTS[name]}
-    lr = wdlab.schedules.warmup_cosine(0.05, warmup_steps=5, decay_steps=40, end=0.01)
-    policy = (Rule("bias", 0.0), Rule("scale", 0.25), Rule(".*"))
-    rng = np.random.default_rng(3)
-    start = {k: rng.normal(size=(3, 2)) for k in ("kernel", "bias", "scale")}
-    grads = [{k: rng.normal(size=(3, 2)) for k in start} for _ in range(50)]
-    eta = wdlab.schedule_multiplier(lr)
-    arguments = {k: v for k, v in options.items() if k != "weight_decay"}
-    decay = wdlab.decay_weights(options["weight_decay"], multiplier=eta, rules=policy, **arguments)
-    tx = optax.chain(optax.sgd(lr), decay)
-    params = jax.tree.map(jnp.asarray, start)
-    state = tx.init(params)
-    theta = {k: v.copy() for k, v in start.items()}
-    for t, grad in enumerate(grads):
-        updates, state = jax.jit(tx.update)(grad, state, params)
-        params = optax.apply_updates(params, updates)
-        strength = options["weight_decay"]
-        shrink = float(lr(t)) / 0.05 * (strength(t) if callable(strength) else strength)
-        for k, scale in {"kernel": 1.0, "bias": 0.0, "scale": 0.25}.items():
-            step = -float(lr(t)) * grad[k]
-            distance = theta[k] - start[k] if "toward" in options else theta[k]
-            mask = (step * distance <= 0) if "cautious" in options else 1.0
-            theta[k] = theta[k] + step - shrink * scale * mask * distance
-    chex.assert_trees_all_close(params, theta, rtol=1e-12, atol=1e-15)
-
-
 def test_scales_come_from_params_and_not_from_updates():
     """Optax calls a mask function with params at init and with updates at update."""
     params = {"kernel": jnp.full((2, 2), 4.0)}

@@ -81,6 +81,6 @@ def test_schedule_multiplier_needs_a_peak_unless_a_float_or_carried():
         lambda: schedules.with_peak(lambda t: 0.1, peak=math.inf),
     ],
 )
-def test_senseless_schedules_are_refused(make):
+def test_impossible_schedules_are_refused(make):
     with pytest.raises(ValueError, match="must be"):
         make()

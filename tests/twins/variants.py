@@ -1,43 +1,56 @@
-"""Float64 NumPy twins of the decay variants: plain loops over steps, written from the equations.
+"""Float64 NumPy twins of the decay terms, written from their equations.
 
-A twin maps (theta_0, the finished steps u_t) to the list of weights; where a variant replaces the
-step, ``steps`` are directions or gradients. ``decay`` is the strength k_t of each step, a list.
+A rule is one step of one leaf: from the finished step ``u``, the weight ``w`` before it and the
+strength ``k`` it returns the step with decay. What has a memory is a loop over steps instead.
 """
 
 import numpy as np
 
 
-def plain(theta, steps, decay):
+def decoupled(u, w, k):
+    return u - k * w
+
+
+def cautious(u, w, k, ties="decay"):
+    direction = -u  # w - lr * direction
+    agree = {
+        "decay": np.sign(direction) * np.sign(w) >= 0,
+        "keep": np.sign(direction) * np.sign(w) > 0,
+        "signbit": np.signbit(direction) == np.signbit(w),
+    }[ties]
+    return np.where(agree, u - k * w, u)
+
+
+def after_the_step(u, w, k):
+    return (1 - k) * (w + u) - w
+
+
+def proximal(u, w, k):
+    return (w + u) / (1 + k) - w
+
+
+def proximal_of_the_previous(u, w, k):
+    return w / (1 + k) + u - w
+
+
+def soft_threshold(u, w, k):
+    z = w + u
+    return np.sign(z) * np.maximum(np.abs(z) - k, 0) - w
+
+
+def huber(u, w, k, delta=0.5):
+    return u - k * np.where(np.abs(w) <= delta, w, delta * np.sign(w))
+
+
+def by_size(u, w, k, minimum=1e-3):
+    return u - k * max(minimum, np.sqrt(np.mean(w**2))) * w
+
+
+def trajectory(rule, theta, steps, decay):
+    """The weights after each step, whose strength is that of ``decay``."""
     out = []
     for u, k in zip(steps, decay, strict=True):
-        theta = theta + u - k * theta
-        out.append(theta)
-    return out
-
-
-def cautious(theta, steps, decay, ties="decay"):
-    out = []
-    for u, k in zip(steps, decay, strict=True):
-        new = np.array(theta + u)
-        for i in np.ndindex(theta.shape):
-            direction = -u[i]  # theta - lr * direction
-            agree = {
-                "decay": direction * theta[i] >= 0,
-                "keep": direction * theta[i] > 0,
-                "signbit": np.signbit(direction) == np.signbit(theta[i]),
-            }[ties]
-            if agree:
-                new[i] -= k * theta[i]
-        theta = new
-        out.append(theta)
-    return out
-
-
-def corrected(theta, steps, weight_decay, rates, top, normalized):
-    out = []
-    for u, rate in zip(steps, rates, strict=True):
-        k = weight_decay * (rate**2 / top if normalized else rate)
-        theta = theta + u - k * theta
+        theta = theta + rule(u, theta, k)
         out.append(theta)
     return out
 
@@ -47,32 +60,6 @@ def toward_ema(theta, steps, decay, rho):
     for u, k in zip(steps, decay, strict=True):
         ema = rho * ema + (1 - rho) * theta
         theta = theta + u - k * (theta - ema)
-        out.append(theta)
-    return out
-
-
-def proximal(theta, steps, decay, of="stepped"):
-    out = []
-    for u, k in zip(steps, decay, strict=True):
-        theta = (theta + u) / (1 + k) if of == "stepped" else theta / (1 + k) + u
-        out.append(theta)
-    return out
-
-
-def l1(theta, steps, decay):
-    out = []
-    for u, k in zip(steps, decay, strict=True):
-        z = theta + u
-        theta = np.sign(z) * np.maximum(np.abs(z) - k, 0)
-        out.append(theta)
-    return out
-
-
-def huber(theta, steps, decay, delta):
-    out = []
-    for u, k in zip(steps, decay, strict=True):
-        slope = np.where(np.abs(theta) <= delta, theta, delta * np.sign(theta))
-        theta = theta + u - k * slope
         out.append(theta)
     return out
 
