@@ -127,6 +127,7 @@ UNLIKE = {
 }
 ABSOLUTE = ("big_vision.adafactor", "praxis.sharded_adafactor")  # No parameter scale.
 GROUPS = (
+    Group("(.*/)?bias", frozen=True, optional=True),
     Group("(.*/)?kernel", learning_rate_scale=0.5, decay_scale=3.0, optional=True),
     Group(".*"),
 )

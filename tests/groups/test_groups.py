@@ -195,28 +195,6 @@ def test_a_frozen_leaf_may_be_an_integer_and_is_out_of_the_global_norm():
     assert not updates["steps"].any()
 
 
-@pytest.mark.parametrize(
-    ("dtype", "coupling"), [(jnp.float32, "l2"), (jnp.bfloat16, "lr"), (jnp.float16, "lr")]
-)
-def test_jit_is_eager_and_dtypes_stay(dtype, coupling):
-    tx = make(coupling)
-    params = jax.tree.map(lambda x: jnp.asarray(x, dtype), nested(make_params()))
-    grads = jax.tree.map(lambda x: jnp.asarray(x, dtype), nested(make_grads(1)[0]))
-    state = tx.init(params)
-    eager, eager_state = tx.update(grads, state, params)
-    jitted, jitted_state = jax.jit(tx.update)(grads, state, params)
-    tolerance = {jnp.float32: 1e-6}.get(dtype, 1e-2)
-    for a, b in zip(jax.tree.leaves(eager), jax.tree.leaves(jitted), strict=True):
-        assert a.dtype == b.dtype == dtype
-        np.testing.assert_allclose(
-            np.asarray(a, np.float32), np.asarray(b, np.float32), rtol=tolerance
-        )
-    assert jax.tree.structure(eager_state) == jax.tree.structure(jitted_state)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), jitted_state
-    )
-
-
 def test_decay_stays_alive_in_bfloat16_directions():
     """In float32 inside: lr * decay of 1e-4 is not lost before the update is rounded."""
     params = {"w": jnp.ones(4, jnp.bfloat16)}
@@ -225,22 +203,6 @@ def test_decay_stays_alive_in_bfloat16_directions():
     )
     updates, _ = tx.update({"w": jnp.zeros(4, jnp.bfloat16)}, tx.init(params), params)
     np.testing.assert_allclose(np.asarray(updates["w"], np.float32), -1e-4, rtol=1e-2)
-
-
-def test_traced_once():
-    traces = []
-    tx = make()
-
-    @jax.jit
-    def update(grads, state, params):
-        traces.append(1)
-        return tx.update(grads, state, params)
-
-    params = jax.tree.map(jnp.asarray, nested(make_params(dtype=np.float32)))
-    state = tx.init(params)
-    for _ in range(3):
-        _, state = update(params, state, params)
-    assert len(traces) == 1
 
 
 class Net(nn.Module):
@@ -279,60 +241,6 @@ def test_containers(container):
         expected = {"body": 0.0, "head/bias": -0.2, "head/kernel": -0.1}
         size = next(value for name, value in expected.items() if a.path.startswith(name))
         np.testing.assert_allclose(np.asarray(a.leaf), size, atol=1e-6)
-
-
-def test_nnx_optimizer():
-    model = NnxNet(nnx.Rngs(0))
-    before = jax.tree.map(jnp.copy, nnx.pure(nnx.state(model, nnx.Param)))
-    optimizer = nnx.Optimizer(model, grouped(scale_by_adam(), 0.1, NET_GROUPS), wrt=nnx.Param)
-
-    @nnx.jit
-    def step(model, optimizer):
-        grads = nnx.grad(lambda m: jnp.sum(m.head(nnx.relu(m.body(jnp.ones((1, 2)))))))(model)
-        optimizer.update(model, grads)
-
-    for _ in range(2):
-        step(model, optimizer)
-    after = nnx.pure(nnx.state(model, nnx.Param))
-    np.testing.assert_array_equal(before["body"]["kernel"], after["body"]["kernel"])
-    np.testing.assert_allclose(after["head"]["bias"] - before["head"]["bias"], -0.4, atol=1e-5)
-
-
-@pytest.mark.parametrize("wrap", ["MultiSteps", "masked", "partition", "apply_if_finite", "inject"])
-def test_inside_optax_wrappers(wrap):
-    params = jax.tree.map(jnp.asarray, nested(make_params(dtype=np.float32)))
-    tx = make()
-    labels = jax.tree.map(lambda _: "in", params) | {"body": {"kernel": "out"}}
-    wrapped = {
-        "MultiSteps": lambda: optax.MultiSteps(tx, 2),
-        "masked": lambda: optax.masked(tx, jax.tree.map(lambda x: x == "in", labels)),
-        "partition": lambda: optax.partition({"in": tx, "out": optax.set_to_zero()}, labels),
-        "apply_if_finite": lambda: optax.apply_if_finite(tx, 3),
-        "inject": lambda: optimizers.inject_hyperparams(grouped)(
-            scale_by_adam(), BASE, GROUPS, weight_decay=0.1, coupling="lr",
-            decay_follows="group", rules=RULES,
-        ),
-    }[wrap]()  # fmt: skip
-    grads = jax.tree.map(jnp.ones_like, params)
-    state = wrapped.init(params)
-    for _ in range(2):
-        updates, state = jax.jit(wrapped.update)(grads, state, params)
-    reference_state = tx.init(params)
-    repeats = 1 if wrap == "MultiSteps" else 2
-    for _ in range(repeats):
-        expected, reference_state = tx.update(grads, reference_state, params)
-    np.testing.assert_allclose(updates["lora"]["a"], expected["lora"]["a"], rtol=1e-5)
-
-
-def test_one_step_of_a_batch_of_models_is_a_step_of_each():
-    tx = make()
-    models = [jax.tree.map(jnp.asarray, nested(make_params(seed, np.float32))) for seed in range(2)]
-    batch = jax.tree.map(lambda *x: jnp.stack(x), *models)
-    updates, _ = jax.vmap(tx.update)(batch, jax.vmap(tx.init)(batch), batch)
-    for i, model in enumerate(models):
-        one, _ = jax.jit(tx.update)(model, tx.init(model), model)
-        for a, b in zip(jax.tree.leaves(updates), jax.tree.leaves(one), strict=True):
-            np.testing.assert_allclose(a[i], b, rtol=1e-6)
 
 
 def test_layerwise_rates_are_beits():

@@ -13,19 +13,16 @@ def run(make, params, grads_per_step, lr_per_step, dtype):
 
     Args:
       make: Learning-rate schedule -> transformation; called inside the dtype's x64 setting.
-      params: dict of float64 arrays.
-      grads_per_step: List of such dicts.
+      params: Tree of float64 arrays.
+      grads_per_step: List of such trees.
       lr_per_step: One learning rate per step.
       dtype: numpy.float32 or numpy.float64.
     """
     with jax.enable_x64(dtype is np.float64):
         rates = jnp.asarray(np.asarray(lr_per_step, dtype))
         tx = make(lambda count: rates[count])
-        start = {name: jnp.asarray(leaf, dtype) for name, leaf in params.items()}
-        stacked = {
-            name: jnp.asarray(np.stack([tree[name] for tree in grads_per_step]), dtype)
-            for name in params
-        }
+        start = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+        stacked = jax.tree.map(lambda *each: jnp.asarray(np.stack(each), dtype), *grads_per_step)
 
         def step(carry, grads):
             params, state = carry
@@ -40,4 +37,9 @@ def run(make, params, grads_per_step, lr_per_step, dtype):
 
         _, after = loop((start, tx.init(start)), stacked)
         after = jax.tree.map(np.asarray, after)
-    return [{name: after[name][i] for name in after} for i in range(len(grads_per_step))]
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], after) for i in range(len(grads_per_step))]
+
+
+def train(tx, params, grads, dtype=np.float64):
+    """The parameters after the last of the given gradients."""
+    return run(lambda _: tx, params, grads, np.zeros(len(grads)), dtype)[-1]

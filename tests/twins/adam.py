@@ -1,4 +1,4 @@
-"""Float64 NumPy twins of the Adam family, one class per published algorithm.
+"""Float64 NumPy twins of directions: the Adam family, momentum, Lion; one per published algorithm.
 
 Written from the papers' equations with plain loops over steps and powers computed as powers, so
 that they share no trick with the JAX code. A twin maps (gradient, t) to the direction u_t, without
@@ -144,4 +144,22 @@ def rmsprop(grads, b2=0.99, eps=1e-8, initial=0.0, place="outside"):
     for g in grads:
         v = b2 * v + (1 - b2) * g**2
         out.append(g / (np.sqrt(v) + eps if place == "outside" else np.sqrt(v + eps)))
+    return out
+
+
+def momentum(grads, mu=0.0, nesterov=False):
+    b = 0.0
+    out = []
+    for g in grads:
+        b = mu * b + g
+        out.append(g + mu * b if nesterov else b)
+    return out
+
+
+def lion(grads, b1=0.9, b2=0.99):
+    m = 0.0
+    out = []
+    for g in grads:
+        out.append(np.sign(b1 * m + (1 - b1) * g))
+        m = b2 * m + (1 - b2) * g
     return out
