@@ -98,7 +98,7 @@ def convention(name):
     return Member(make, rule, KAPPAS.get(coupling, KAPPAS["lr"]), reads_params=reads)
 
 
-BASE = {"layer": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3), "scale": jnp.ones(())}}
+BASE = {"layer": {"kernel": jnp.ones((2, 1)), "bias": jnp.ones(1), "scale": jnp.ones(())}}
 WIDTHS = groups.widths(BASE, tree(0), layout="in_out")
 # What has no default; arguments as small as makes sense.
 REQUIRED = {

@@ -3,10 +3,11 @@
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import contract
+from tests.oracles.run_wdlab import train
 from wdlab import conventions, schedules
 from wdlab.conventions import compare, convert, shrink_at_peak
 from wdlab.rules import ALL
@@ -108,33 +109,13 @@ def test_the_learning_rate_is_that_of_the_peak():
         convert(-0.1, learning_rate=1e-3, **sides)
 
 
-ARGUMENTS = {
-    "axlearn.adamw": {"b1": 0.9, "b2": 0.95, "eps": 1e-8},
-    "axlearn.adamw_decoupled": {"b1": 0.9, "b2": 0.95, "eps": 1e-8},
-    "praxis.sharded_adafactor": {"decay_method": "pow", "decay_pow": 0.8},
-}
-
-
 def left_of_one(name, weight_decay, learning_rate, steps=1000):
     """An undriven weight of 1 after a run of what is built, in float64."""
-    arguments = dict(ARGUMENTS.get(name, {}))
-    params = {"w": jnp.ones((2, 2))}
-    if name.startswith("mup."):
-        from wdlab.groups import widths
-
-        arguments["widths"] = widths({"w": jnp.ones((1, 1))}, params, layout="in_out")
-    tx = conventions.build(name, learning_rate, rules=ALL, weight_decay=weight_decay, **arguments)
-    zeros = jax.tree.map(jnp.zeros_like, params)
-
-    def step(carry, _):
-        params, state = carry
-        updates, state = tx.update(zeros, state, params)
-        return (jax.tree.map(jnp.add, params, updates), state), None
-
-    (params, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, None, steps))(
-        (params, tx.init(params))
-    )
-    return float(params["w"][0, 0])
+    arguments = {**contract.REQUIRED.get(name, {}), "weight_decay": weight_decay}
+    params = jax.tree.map(np.ones_like, contract.tree(0))
+    tx = conventions.build(name, learning_rate, rules=ALL, **arguments)
+    after = train(tx, params, [jax.tree.map(np.zeros_like, params)] * steps)
+    return float(after["layer"]["kernel"][0, 0])
 
 
 @pytest.mark.parametrize("name", FOLLOWING)
