@@ -24,7 +24,10 @@ PEAK = 0.05
 LR = schedules.cosine(PEAK, decay_steps=6, end=0.01)
 SHAPES = {"kernel": (4, 3), "bias": (3,), "scale": ()}
 SCALES = {"kernel": 1.0, "bias": 0.0, "scale": 0.5}
-RULES = tuple(Rule(f"(.*/)?{name}", scale, optional=True) for name, scale in SCALES.items())
+RULES = (
+    *(Rule(f"(.*/)?{name}", scale, optional=True) for name, scale in SCALES.items()),
+    Rule(".*"),
+)
 ALL_LEAVES = tuple(SHAPES)
 
 

@@ -149,13 +149,24 @@ def types(tree):
 @pytest.mark.parametrize("wide", ["float32", "float64"])
 @every_member
 def test_dtypes_and_the_types_of_the_state_are_kept(name, wide):
-    """Of leaves of three dtypes together: so one trace, one scan and one checkpoint fit all."""
+    """Of leaves of three dtypes together: so one trace, one scan and one checkpoint fit all.
+
+    Without a gradient too nothing becomes NaN: in float16 an epsilon of 1e-8 is 0.
+    """
     with jax.enable_x64(wide == "float64"):
         dtypes = dict(zip(ALL_LEAVES, ("bfloat16", "float16", wide), strict=True))
-        params = {"layer": {k: x.astype(dtypes[k]) for k, x in contract.tree(0)["layer"].items()}}
-        schedule = [lambda count: DECAY / (count + 1)]
-        for decay in [DECAY, *(schedule if name in OWN else [])]:
-            tx = MEMBERS[name].make(decay)
+        leaves = {k: x.astype(dtypes[k]) for k, x in contract.tree(0)["layer"].items()}
+        if not name.startswith(("mu_", "mup.")):  # Their widths are those of three leaves.
+            leaves |= {"empty": jnp.zeros((0, 2)), "deep": jnp.ones((2, 1, 2, 1, 2), "float16")}
+        params, tx = {"layer": leaves}, MEMBERS[name].make(DECAY)
+        before = tx.init(params)
+        for given in (params, jax.tree.map(jnp.zeros_like, params)):
+            updates, after = tx.update(given, before, params)
+            chex.assert_trees_all_equal_dtypes(updates, params)
+            chex.assert_tree_all_finite(updates)
+            assert types(after) == types(before)
+        if name in OWN:
+            tx = MEMBERS[name].make(lambda count: DECAY / (count + 1))
             before = tx.init(params)
             updates, after = jax.eval_shape(tx.update, params, before, params)
             chex.assert_trees_all_equal_dtypes(updates, params)

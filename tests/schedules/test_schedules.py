@@ -84,3 +84,12 @@ def test_schedule_multiplier_needs_a_peak_unless_a_float_or_carried():
 def test_impossible_schedules_are_refused(make):
     with pytest.raises(ValueError, match="must be"):
         make()
+
+
+def test_adafactors_schedules_carry_their_peaks():
+    assert schedules.relative_step().peak == 1e-2
+    warmup = schedules.relative_step(warmup_slope=1e-6)
+    top = max(float(warmup(count)) for count in (9_990, 9_998, 9_999, 10_000, 10_050))
+    assert warmup.peak == pytest.approx(top, rel=1e-6)
+    assert float(schedules.beta2_power(0.8, offset=100)(10)) == 0.0
+    assert float(schedules.beta2_power(0.8, cap=0.999)(10**6)) == pytest.approx(0.999)
