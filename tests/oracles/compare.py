@@ -4,15 +4,7 @@ import jax
 import numpy as np
 
 from tests.oracles import run_wdlab
-from tests.oracles.trajectories import (
-    PEAK_LEARNING_RATE,
-    gradients,
-    initial_params,
-    learning_rates,
-    relative_error,
-)
-from wdlab.optimizers import assemble
-from wdlab.rules import ALL
+from tests.oracles.trajectories import gradients, initial_params, learning_rates, relative_error
 
 BOUNDS = {np.float64: 1e-10, np.float32: 2e-6}
 DTYPES = [np.float64, np.float32]
@@ -41,10 +33,3 @@ def deviation(run, name, hyperparameters, make, dtype, *, theirs_in=np.float64):
     theirs = run(name, hyperparameters, params, grads, rates, theirs_in)
     ours = run_wdlab.run(make, params, grads, rates, dtype)
     return relative_error(ours, theirs)
-
-
-def around(direction, weight_decay, coupling):
-    """Returns learning rate -> the chain of a direction with its decay where the coupling says."""
-    return lambda rate: assemble(
-        "oracle", direction, rate, weight_decay, coupling, ALL, PEAK_LEARNING_RATE
-    )
