@@ -135,7 +135,7 @@ def draw(rows: list[Row]) -> Figure:
         title = "with warm-up" if warmup else "without warm-up"
         axes.set(xscale="log", xlabel="peak learning rate", title=title)
     axes_pair[0].set_ylabel("loss on held-out text (nats)")
-    axes_pair[1].legend(fontsize=8)
+    figure.legend(*axes_pair[1].get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
