@@ -7,14 +7,11 @@ import re
 from collections import Counter
 from typing import Any
 
-# The parser of re; its public name, sre_parse, is deprecated.
-parser = importlib.import_module("re._parser")
+# The two halves of re.compile; their public names, sre_parse and sre_compile, are deprecated.
+parser, compiler = (importlib.import_module(f"re.{name}") for name in ("_parser", "_compiler"))
 _REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
 _ZERO_WIDTH = ("AT", "ASSERT", "ASSERT_NOT")
-# ASCII, and one character that stands for all others.
-_OTHER = chr(128)
-_ALL = frozenset(map(chr, range(129)))
-_CATEGORIES = {"DIGIT": "d", "SPACE": "s", "WORD": "w"}
+_LATIN = frozenset(map(chr, range(256)))
 _FEW = 4  # So many copies take polynomial time at most.
 _MOST_OPEN = 16
 
@@ -91,7 +88,9 @@ def _is_open(op: str, argument: Any) -> bool:
 class _Automaton:
     """The characters of a repeated body, and which may follow which."""
 
-    def __init__(self) -> None:
+    def __init__(self, body: Any) -> None:
+        self.state = body.state
+        self.sample = _LATIN | set(body.state.str)  # Characters that stand for all.
         self.characters: list[frozenset[str]] = []
         self.edges: Counter[tuple[int, int]] = Counter()
         self.empty_twice = False  # Whether a part matches nothing in two ways.
@@ -102,7 +101,7 @@ class _Automaton:
 
         So it is where an edge is there twice, or two walks over one text part and meet again.
         """
-        self = cls()
+        self = cls(body)
         empty, first, last = self.add(body)
         self.edges.update(itertools.product(last, first))
         if empty or self.empty_twice or max(self.edges.values(), default=0) > 1:
@@ -128,20 +127,21 @@ class _Automaton:
         """Adds a sequence; returns whether it may be empty, its first and its last characters."""
         empty, first, last = True, [], []
         for op, argument in sequence:
-            skipped, begin, end = self.add_node(str(op), argument)
+            skipped, begin, end = self.add_node(op, argument)
             self.edges.update(itertools.product(last, begin))
             first = first + begin if empty else first
             last = last + end if skipped else end
             empty = empty and skipped
         return empty, first, last
 
-    def add_node(self, op: str, argument: Any) -> tuple[bool, list[int], list[int]]:
+    def add_node(self, code: Any, argument: Any) -> tuple[bool, list[int], list[int]]:
         """As :meth:`add`, for one node of the parse tree."""
+        op = str(code)
         if op in _ZERO_WIDTH:
             return True, [], []
         parts = [self.add(part) for part in _inside(op, argument)]
         if not parts:
-            self.characters.append(_characters(op, argument))
+            self.characters.append(self.matched(code, argument))
             only = [len(self.characters) - 1]
             return op == "GROUPREF", only, only
         loop = _is_open(op, argument)
@@ -153,25 +153,9 @@ class _Automaton:
             self.edges.update(itertools.product(last, first))
         return ways > 0, first, last
 
-
-def _characters(op: str, argument: Any) -> frozenset[str]:
-    """The characters that a node of the parse tree matches, capitals as small letters."""
-    if op in ("IN", "NOT_LITERAL", "LITERAL"):
-        items = argument if op == "IN" else [(op, argument)]
-        found = frozenset().union(*(_matched(str(o), a) for o, a in items))
-        negated = op == "NOT_LITERAL" or str(items[0][0]) == "NEGATE"
-        found = (_ALL - found) | {_OTHER} if negated else found
-    else:  # Any character, or a group's text once more.
-        found = _ALL
-    return frozenset(c.lower() for c in found)
-
-
-def _matched(op: str, argument: Any) -> frozenset[str]:
-    if op == "NEGATE":
-        return frozenset()
-    if op == "CATEGORY":
-        letter = _CATEGORIES[str(argument).rpartition("_")[2]]
-        letter = letter.upper() if "_NOT_" in str(argument) else letter
-        return frozenset(c for c in _ALL if c == _OTHER or re.match(f"\\{letter}", c))
-    low, high = argument if op == "RANGE" else (argument, argument)
-    return frozenset(c for c in _ALL if low <= ord(c) <= high or (c == _OTHER and high > 127))
+    def matched(self, code: Any, argument: Any) -> frozenset[str]:
+        """The characters that a node of one character matches."""
+        if str(code) == "GROUPREF":
+            return self.sample
+        one = compiler.compile(parser.SubPattern(self.state, [(code, argument)]))
+        return frozenset(filter(one.match, self.sample))
