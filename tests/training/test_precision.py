@@ -1,5 +1,7 @@
 """How much decay survives in 16-bit parameters, against float64 and the closed form."""
 
+import warnings
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -182,3 +184,21 @@ def test_the_threshold_is_where_weights_begin_to_move(dtype):
     assert lost_to_rounding(half / 2, dtype).startswith("lost")
     assert lost_to_rounding(0.75 * half, dtype).startswith("partly")
     assert lost_to_rounding(half, dtype) == ""
+
+
+ROUNDED = {
+    "adamw": lambda: wdlab.optimizers.adamw(6e-4, weight_decay=0.1, coupling="lr"),
+    "decay_weights": lambda: wdlab.decay_weights(6e-5),
+}
+
+
+@pytest.mark.parametrize("make", ROUNDED.values(), ids=ROUNDED)
+def test_a_decay_that_16_bit_weights_round_away_is_warned_of_at_init(make):
+    params = {"kernel": jnp.ones((2, 2), jnp.bfloat16)}
+    with pytest.warns(wdlab.rules.RuleWarning, match=r"6e-05 a step is lost.*kahan.*\(kernel\)"):
+        make().init(params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make().init({"kernel": params["kernel"].astype(jnp.float32)})
+        for wrapper in WRAPPERS.values():
+            wrapper(make()).init(params)

@@ -104,6 +104,37 @@ def in_each_dtype(scalar: Any) -> Callable[[Any], jax.Array]:
     return functools.cache(lambda dtype: jnp.asarray(scalar, dtype))
 
 
+def lost_to_rounding(shrink: float, dtype: Any) -> str:
+    """Says if a shrink per step is below what the parameters' dtype can store; else ''.
+
+    With n bits of mantissa, rounding to nearest, no weight moves when the shrink is at most
+    2^-(n+2), all do from 2^-(n+1) on: 2^-9 and 2^-8 for bfloat16.
+
+    Args:
+      shrink: Share of a weight that one step takes, >= 0.
+      dtype: Of the stored parameters.
+
+    >>> lost_to_rounding(6e-5, "bfloat16")
+    'lost to rounding: no bfloat16 weight moves at a shrink of 0.00195 or less; ...'
+    >>> lost_to_rounding(6e-5, "float32")
+    ''
+    """
+    info = jnp.finfo(jnp.dtype(dtype))
+    none_moves, all_move = 2.0 ** -(info.nmant + 2), 2.0 ** -(info.nmant + 1)
+    remedy = "use wider parameters, or a wrapper such as wdlab.training.kahan"
+    if 0 < shrink <= none_moves:
+        return (
+            f"lost to rounding: no {info.dtype} weight moves at a shrink of {none_moves:.3g} or "
+            f"less; {remedy}"
+        )
+    if none_moves < shrink < all_move:
+        return (
+            f"partly lost to rounding: some {info.dtype} weights do not move at a shrink below "
+            f"{all_move:.3g}; {remedy}"
+        )
+    return ""
+
+
 def check_float_leaf(path: str, leaf: Any) -> None:
     """Raises unless the leaf is an array of real floats.
 

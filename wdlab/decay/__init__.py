@@ -3,7 +3,7 @@
 ``add_l2_gradient`` goes first in a chain, ``decay_weights`` last; the others say where they go.
 """
 
-from wdlab.decay.leafwise import check_leaves, map_decayed, next_count
+from wdlab.decay.leafwise import check_leaves, map_decayed, next_count, warn_if_rounded_away
 from wdlab.decay.norm_bounds import constrain_norms
 from wdlab.decay.penalties import decay_huber, decay_l1, decay_proximal
 from wdlab.decay.sequential import decay_then_step, step_then_decay
@@ -36,4 +36,5 @@ __all__ = [
     "map_decayed",
     "next_count",
     "step_then_decay",
+    "warn_if_rounded_away",
 ]

@@ -1,5 +1,7 @@
 """What the decay terms share: the walk over decayed leaves, and the checks at init."""
 
+import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +10,15 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.checks import check_number, check_schedule, is_zero, require_params
-from wdlab._core.dtypes import check_float_leaf, in_each_dtype, working_dtype
-from wdlab.rules import decisions, warn_if_idle
+from wdlab._core.dtypes import (
+    check_float_leaf,
+    in_each_dtype,
+    is_16_bit,
+    lost_to_rounding,
+    working_dtype,
+)
+from wdlab._core.names import first_few
+from wdlab.rules import RuleWarning, decisions, warn_if_idle
 from wdlab.schedules import ScalarOrSchedule, peak_value
 
 PyTree = Any
@@ -76,6 +85,31 @@ def check_leaves(params: PyTree, rules: PyTree) -> None:
     for decision in decisions(params, rules):
         if decision.scale > 0:
             check_float_leaf(decision.path, decision.leaf)
+
+
+def warn_if_rounded_away(
+    params: PyTree, rules: PyTree, weight_decay: ScalarOrSchedule, kappa: ScalarOrSchedule
+) -> None:
+    """Warns at ``init`` of 16-bit weights that are too coarse for the decay's largest step.
+
+    >>> warn_if_rounded_away({"w": jnp.ones(2)}, 1.0, 0.1, 6e-4)
+    """
+    peaks = peak_value(weight_decay), peak_value(kappa)
+    if None in peaks or not any(map(is_16_bit, jax.tree.leaves(params))):
+        return
+    shrink = math.prod(peak or 0.0 for peak in peaks)
+    texts = {
+        d.path: text
+        for d in decisions(params, rules)
+        if is_16_bit(d.leaf) and (text := lost_to_rounding(d.scale * shrink, d.leaf.dtype))
+    }
+    if texts:
+        warnings.warn(
+            f"A decay of {shrink:.3g} a step is {next(iter(texts.values()))} "
+            f"({first_few(list(texts))}).",
+            RuleWarning,
+            stacklevel=3,
+        )
 
 
 def next_count(count: jax.Array) -> jax.Array:

@@ -16,7 +16,13 @@ from wdlab._core.checks import check_choice, check_number, check_schedule, is_ze
 from wdlab._core.dtypes import cast
 from wdlab._core.dtypes import in_float32 as in_float32
 from wdlab._core.transformation import transformation
-from wdlab.decay.leafwise import check_decay, check_leaves, map_decayed, next_count
+from wdlab.decay.leafwise import (
+    check_decay,
+    check_leaves,
+    map_decayed,
+    next_count,
+    warn_if_rounded_away,
+)
 from wdlab.rules import ALL, leaves_with_paths, normalize_rules, warn_if_idle
 from wdlab.schedules import ScalarOrSchedule, value_at
 
@@ -132,6 +138,7 @@ def decay_weights(
 
     def init_fn(params: PyTree) -> DecayWeightsState:
         check_leaves(params, rules)
+        warn_if_rounded_away(params, rules, weight_decay, kappa)
         return DecayWeightsState(jnp.zeros([], jnp.int32), _reference(params, toward))
 
     def update_fn(

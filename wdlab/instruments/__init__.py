@@ -1,7 +1,8 @@
 """What decays, will decay, did decay: tables, forecasts, plans; norms, rotation, curvature."""
 
+from wdlab._core.dtypes import lost_to_rounding
 from wdlab.instruments.curvature import gradient_weight_cosines, rescaling_error
-from wdlab.instruments.forecast import DecayProfile, decay_profile, lost_to_rounding
+from wdlab.instruments.forecast import DecayProfile, decay_profile
 from wdlab.instruments.hessian import (
     Eigenvalues,
     hessian_eigenvalues,

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from wdlab._core.checks import check_number, check_whole
+from wdlab._core.dtypes import lost_to_rounding
 from wdlab.schedules import ScalarOrSchedule, peak_value
 
 _BLOCK = 1 << 20  # Steps whose values are in memory at once.
@@ -85,37 +85,6 @@ def decay_profile(
         total_shrink=-math.expm1(-exponent),
         verdict=_verdict(peak, exponent, total_steps, dtype),
     )
-
-
-def lost_to_rounding(shrink: float, dtype: Any) -> str:
-    """Says if a shrink per step is below what the parameters' dtype can store; else ''.
-
-    With n bits of mantissa, rounding to nearest, no weight moves when the shrink is at most
-    2^-(n+2), all do from 2^-(n+1) on: 2^-9 and 2^-8 for bfloat16.
-
-    Args:
-      shrink: Share of a weight that one step takes, >= 0.
-      dtype: Of the stored parameters.
-
-    >>> lost_to_rounding(6e-5, "bfloat16")
-    'lost to rounding: no bfloat16 weight moves at a shrink of 0.00195 or less; ...'
-    >>> lost_to_rounding(6e-5, "float32")
-    ''
-    """
-    info = jnp.finfo(jnp.dtype(dtype))
-    none_moves, all_move = 2.0 ** -(info.nmant + 2), 2.0 ** -(info.nmant + 1)
-    remedy = "use wider parameters, or a wrapper such as wdlab.training.kahan"
-    if 0 < shrink <= none_moves:
-        return (
-            f"lost to rounding: no {info.dtype} weight moves at a shrink of {none_moves:.3g} or "
-            f"less; {remedy}"
-        )
-    if none_moves < shrink < all_move:
-        return (
-            f"partly lost to rounding: some {info.dtype} weights do not move at a shrink below "
-            f"{all_move:.3g}; {remedy}"
-        )
-    return ""
 
 
 def _over_the_run(weight_decay: Any, kappa: Any, total_steps: int) -> tuple[float, float]:

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from wdlab._core.dtypes import is_16_bit
+from wdlab._core.dtypes import is_16_bit, lost_to_rounding
 from wdlab._core.names import printable
 from wdlab._core.tables import print_table, shape_text
-from wdlab.instruments.forecast import lost_to_rounding
 from wdlab.rules import (
     Decision,
     decisions,

@@ -9,7 +9,7 @@ import optax
 from wdlab._core.checks import check_number, check_schedule
 from wdlab._core.dtypes import check_float_leaf, in_each_dtype, in_float32
 from wdlab._core.transformation import transformation
-from wdlab.decay import add_l2_gradient, decay_weights, next_count
+from wdlab.decay import add_l2_gradient, decay_weights, next_count, warn_if_rounded_away
 from wdlab.rules import leaves_with_paths
 from wdlab.schedules import ScalarOrSchedule, check_coupling, multiplier_of, value_at
 
@@ -53,7 +53,16 @@ def assemble(
         multiplier = multiplier_of(coupling, learning_rate, peak_learning_rate)
         decay = decay_weights(weight_decay, multiplier=multiplier, rules=rules)
         parts = (direction, step, decay)
-    return _for_floats(in_float32(optax.chain(*parts)))
+    tx = _for_floats(in_float32(optax.chain(*parts)))
+    if coupling == "l2":
+        return tx
+
+    def init_fn(params: PyTree) -> PyTree:
+        state = tx.init(params)  # Refuses odd leaves first.
+        warn_if_rounded_away(params, rules, weight_decay, multiplier)  # Inside they are wider.
+        return state
+
+    return optax.GradientTransformationExtraArgs(init_fn, tx.update)
 
 
 _LEARNING_RATE_HINT = "For no learning rate at all, chain the parts of wdlab.decay yourself."
