@@ -64,14 +64,15 @@ def section(result: Result) -> str:
     parts = [
         f"Size {size}, {result['seeds']} seeds, {result['cpu_seconds'] / 60:.1f} CPU minutes",
         *(f"{label} {value:.3g}" for label, value in known.items() if value is not None),
-        f"commit {result['commit']}, jax {versions['jax']}, Python {versions['python']}",
+        f"commit {result['commit']}, jax {versions['jax']}, Python {versions['python'] or 'unknown'}",
     ]
+    picture = f"![{result['question']}](results/{name}-{size}.png)"
     answer = f"{result['question']} Agrees with the source: {result['agrees']}. {result['remark']}"
     return "\n\n".join(
         [
             f"## {title(result)}",
             f"{answer.strip()} [Settings]({name}.py).",
-            f"![{result['question']}](results/{name}-{size}.png)",
+            result.get("no_picture", picture),
             f"Measured: {result['measured']}.",
             table(("case", "value"), rows),
             f"{'; '.join(parts)}.",
@@ -110,9 +111,11 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def text(value: Any) -> str:
     """A number of a result.
 
-    >>> text([1.0, 3.0]), text(0.5)
-    ('2 ± 1.4', '0.5')
+    >>> text([1.0, 3.0]), text(0.5), text("2 ± 1.4")  # Of an earlier run only the text is known.
+    ('2 ± 1.4', '0.5', '2 ± 1.4')
     """
+    if isinstance(value, str):
+        return value
     if isinstance(value, dict):
         fields: dict[str, Any] = {k: math.nan if v is None else v for k, v in value.items()}
         return str(Separability(**fields))
