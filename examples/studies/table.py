@@ -61,10 +61,11 @@ def section(result: Result) -> str:
     name, size, versions = result["name"], result["size"], result["versions"]
     rows = [(label, text(value)) for label, value in result["numbers"].items()]
     known = {"exponent": result["exponent"], "lr * steps": result["lr_steps"]}
+    python = versions["python"] or "unknown"
     parts = [
         f"Size {size}, {result['seeds']} seeds, {result['cpu_seconds'] / 60:.1f} CPU minutes",
         *(f"{label} {value:.3g}" for label, value in known.items() if value is not None),
-        f"commit {result['commit']}, jax {versions['jax']}, Python {versions['python'] or 'unknown'}",
+        f"commit {result['commit']}, jax {versions['jax']}, Python {python}",
     ]
     picture = f"![{result['question']}](results/{name}-{size}.png)"
     answer = f"{result['question']} Agrees with the source: {result['agrees']}. {result['remark']}"
