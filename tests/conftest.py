@@ -13,6 +13,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from tests.examples.resnet import small_images
 
+if not hasattr(jax, "enable_x64"):  # jax 0.7 has it elsewhere.
+    jax.enable_x64 = jax.experimental.enable_x64  # pyrefly: ignore
+
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
 settings.load_profile("ci")
 

@@ -27,7 +27,7 @@ import wdlab
 from wdlab.preconditioners import scale_by_adam
 
 from . import digits
-from .study import Point, Row, Size, Study, Summary, main
+from .study import Point, Row, Size, Study, Summary, float64, main
 
 RATIOS = [float(r) for r in np.logspace(-3, 5, 9)]  # |g| / eps
 AT = (1, 2, 5, 10, 100, 1_000)  # steps
@@ -61,7 +61,7 @@ def measure(point: Point, size: Size) -> list[Row]:
 
 def updates(b2: float) -> list[Row]:
     """TensorFlow's update over PyTorch's, in float64."""
-    with jax.enable_x64(True):
+    with float64():
         g = jnp.array(RATIOS)  # in units of eps = 1
         both = [scale_by_adam(b2=b2, eps=1.0, epsilon=place) for place in ("hat", "outside")]
         states, rows = [tx.init(g) for tx in both], []

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 import wdlab
 
-from .study import Point, Row, Size, Study, Summary, main
+from .study import Point, Row, Size, Study, Summary, float64, main
 
 ALPHA, DECAY = 0.02, 1e-3  # learning rate; lambda, per step
 FACTORS = tuple(float(f) for f in np.geomspace(1e-3, 1e3, 61))  # of l = lambda / alpha
@@ -84,7 +84,7 @@ def measure(point: Point, size: Size) -> list[Row]:
     """The distance for each seed; for proposition 2 over the grid of strengths."""
     number = point["proposition"]
     factors = FACTORS if number == 2 else (1.0,)
-    with jax.enable_x64(True):
+    with float64():
         one = lambda factor, seed: distance(number, factor, seed, STEPS[size])  # noqa: E731
         grid = jax.jit(jax.vmap(jax.vmap(one, (None, 0)), (0, None)))
         values = np.asarray(grid(jnp.array(factors), jnp.arange(SEEDS)))

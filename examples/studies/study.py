@@ -8,6 +8,7 @@ JSON file, ``NAME-SIZE.json``; :mod:`examples.studies.table` takes it into the r
 import contextlib
 import csv
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import math
@@ -28,6 +29,9 @@ from examples.runs.flags import parse_dataclass
 from examples.runs.pictures import save_small
 from wdlab._core.files import replacing
 
+# Double precision inside a with statement: jax 0.7 has it elsewhere.
+_HOME: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
+float64 = functools.partial(_HOME.enable_x64, True)
 Size = Literal["tiny", "paper"]
 Point = dict[str, Any]  # what is varied: JSON values
 Row = dict[str, Any]  # what was measured there: numbers, and names such as the epoch's or seed's
