@@ -1,12 +1,15 @@
 """The decay plan of an optimizer: measured, leaf by leaf, so that two runs can be compared.
 
-A plan is what the optimizer does to each parameter when the gradient is zero, at the first step
-and later ones. It is measured on parameters of one entry each, so it costs nothing, works for every
-Optax transformation and cannot say anything else than the code does.
+A plan is what the optimizer does to each parameter: what it takes from a weight where the gradient
+is zero, at the first step and later ones, and how it answers gradients. It is measured on the
+traced update with the real shapes, costs no memory and works for every Optax transformation; what
+cannot be known is called unknown.
 """
 
 import hashlib
+import itertools
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wdlab.rules import decisions, leaves_with_paths, parameters
+from wdlab._core.names import first_few
+from wdlab.instruments.measured_decay import Measured, measure, shares
+from wdlab.instruments.plan_comparison import plan_differences
+from wdlab.instruments.step_curves import GRID, PROBED_STEPS, Curve, curve, find_jumps, rounded
+from wdlab.instruments.traced_optimizer import TracedOptimizer
+from wdlab.rules import decisions, leaves_with_paths
 
 PyTree = Any
-# Step counts at which the decay is measured: a schedule that differs, differs at one of these.
-PROBED_STEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000, 100_000)
-_MOST_MICRO_STEPS = 256
 
 
 @dataclass(frozen=True)
@@ -30,24 +35,43 @@ class LeafPlan:
     path: str
     shape: tuple[int, ...]
     dtype: str
-    # Share of the weight that one update with zero gradient takes, at each of PROBED_STEPS; of
-    # a plan made from rules alone, the scale.
-    coefficients: tuple[float, ...]
-    coupling: str  # "decoupled", "gradient" (the share depends on the weight) or "none"
+    # "decoupled" (the share taken is the same for any weight), "gradient" (it depends on the weight
+    # or comes back through the optimizer's state), "none" or "unknown".
+    coupling: str
+    decay: (
+        Curve  # Share of the weight that an update with zero gradient takes; of rules, the scale.
+    )
+    response: Curve | None = None  # What a gradient of 1 adds to the update; None of rules.
+    trials: tuple[tuple[float | None, ...], ...] = ()  # Updates for TRIED_GRADIENTS.
+    program: str = ""  # A digest of what is computed, where any of the above is unknown.
+
+    @property
+    def coefficients(self) -> tuple[float, ...]:
+        """The decay at each of ``PROBED_STEPS``, NaN where unknown; of rules, the scale."""
+        return tuple(np.nan if value is None else value for value in self.decay.values)
 
     @property
     def coefficient(self) -> float:
-        """The largest of the coefficients in size."""
-        return max(self.coefficients, key=abs)
+        """The largest of the coefficients in size; NaN if all are unknown."""
+        known = [value for value in self.coefficients if not np.isnan(value)]
+        return max(known, key=abs, default=np.nan)
+
+    def kind(self) -> dict[str, Any]:
+        """What is the same for all leaves of a kind, as JSON values."""
+        found: dict[str, Any] = {"coupling": self.coupling, "decay": self.decay.as_json()}
+        if self.response is not None:
+            found |= {"response": self.response.as_json(), "trials": [list(t) for t in self.trials]}
+        return found | ({"program": self.program} if self.program else {})
 
 
 @dataclass(frozen=True)
 class DecayPlan:
-    """The plan of every leaf, and of what it is made."""
+    """The plan of every leaf, and of what it is made; ``str`` is a short table."""
 
     leaves: tuple[LeafPlan, ...]
     optimizer: tuple[str, ...]  # Names of the parts of the optimizer's state, in order.
     calls_per_update: int  # optax.MultiSteps' k; 1 without it.
+    reason: str = ""  # Why all is unknown.
 
     def digest(self) -> str:
         """Sixteen hex digits; equal plans have equal ones.
@@ -56,28 +80,23 @@ class DecayPlan:
         >>> len(a), a == decay_plan((), {}).digest()
         (16, True)
         """
-        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()[:16]
+        return _digest(self.as_json())
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values, for a checkpoint's record.
 
         >>> decay_plan((), {}).as_json()
-        {'leaves': {}, 'optimizer': [], 'calls_per_update': 1}
+        {'leaves': {}, 'kinds': {}, 'optimizer': [], 'calls_per_update': 1}
         """
-        leaves = {
-            leaf.path: [
-                list(leaf.shape),
-                leaf.dtype,
-                leaf.coupling,
-                [float(f"{value:.4g}") for value in leaf.coefficients],
-            ]
-            for leaf in self.leaves
-        }
-        return {
-            "leaves": leaves,
-            "optimizer": list(self.optimizer),
-            "calls_per_update": self.calls_per_update,
-        }
+        leaves, kinds, names = {}, {}, {}
+        for leaf in self.leaves:
+            key = (leaf.coupling, leaf.decay, leaf.response, leaf.trials, leaf.program)
+            if key not in names:
+                names[key] = _digest(leaf.kind())
+                kinds[names[key]] = leaf.kind()
+            leaves[leaf.path] = [list(leaf.shape), leaf.dtype, names[key]]
+        found = {"leaves": leaves, "kinds": kinds, "optimizer": list(self.optimizer)}
+        return found | {"calls_per_update": self.calls_per_update}
 
     def differences(self, other: "DecayPlan") -> list[str]:
         """Says in words where another plan differs; empty if nowhere.
@@ -88,18 +107,36 @@ class DecayPlan:
         """
         return plan_differences(self.as_json(), other.as_json())
 
+    def __str__(self) -> str:
+        """A line for each kind of leaf, the largest first."""
+        parts = first_few(self.optimizer) or "rules"
+        calls = f"; {self.calls_per_update} calls per update" if self.calls_per_update > 1 else ""
+        groups: dict[Any, list[LeafPlan]] = {}
+        for leaf in self.leaves:
+            groups.setdefault((leaf.coupling, leaf.decay.described()), []).append(leaf)
+        rows = [("coupling", "decay per update", "leaves")]
+        for (coupling, decay), leaves in sorted(groups.items(), key=lambda item: -_size(item[1])):
+            named = first_few([leaf.path for leaf in leaves], 3)
+            rows.append((coupling, decay, f"{len(leaves)} ({_size(leaves):,} entries): {named}"))
+        widths = [max(len(row[n]) for row in rows) for n in range(2)]
+        lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in rows]
+        unknown = [f"unknown: {self.reason}"] if self.reason else []
+        return "\n".join([f"decay plan: {parts}{calls}", *lines, *unknown])
 
-def decay_plan(tx_or_rules: Any, params: PyTree, *, wrt: Any = None) -> DecayPlan:
+
+def decay_plan(tx_or_rules: Any, params: PyTree) -> DecayPlan:
     """Measures what decays, how much, when, and in which way.
+
+    A decay is what an update takes from a weight where the gradient is zero and the state is as at
+    the start, moved on to the step. The real shapes count, nothing of their size is computed.
 
     Args:
       tx_or_rules: An Optax transformation, or rules as in :func:`wdlab.decay_scales`.
-      params: Pytree of float arrays, or of ``jax.ShapeDtypeStruct``; the values do not matter. Or
-        a Flax nnx model.
-      wrt: What is trained of an nnx model, as in :func:`wdlab.decay_scales`.
+      params: Pytree of float arrays, or of ``jax.ShapeDtypeStruct``; the values do not matter.
 
     Returns:
-      The plan; keep ``plan.as_json()`` or ``plan.digest()`` beside a checkpoint.
+      The plan; keep ``plan.as_json()`` or ``plan.digest()`` beside a checkpoint. What cannot be
+      known is "unknown", with the ``reason`` where that is all of it.
 
     Raises:
       ValueError: If a leaf is decided by no rule, or the transformation refuses the parameters.
@@ -108,122 +145,87 @@ def decay_plan(tx_or_rules: Any, params: PyTree, *, wrt: Any = None) -> DecayPla
     >>> plan = decay_plan(tx, {"w": jax.ShapeDtypeStruct((64, 64), jnp.float32)})
     >>> plan.leaves[0].coefficient, plan.leaves[0].coupling
     (0.125, 'decoupled')
+    >>> print(plan)
+    decay plan: ScaleByAdamState, EmptyState, 3 arrays of 8193 entries
+    coupling   decay per update  leaves
+    decoupled  0.125             1 (4,096 entries): w
     """
-    params = parameters(params, wrt)
-    rows = [(p, tuple(np.shape(leaf)), str(leaf.dtype)) for p, leaf in leaves_with_paths(params)]
-    if not isinstance(tx_or_rules, optax.GradientTransformation):
+    pairs = leaves_with_paths(params)
+    rows = [(path, np.shape(leaf), str(jnp.result_type(leaf))) for path, leaf in pairs]
+    if not hasattr(tx_or_rules, "update"):
         made = decisions(params, tx_or_rules)
-        kinds = ["decoupled" if decision.scale else "none" for decision in made]
-        coefficients = [(decision.scale,) for decision in made]
-        return _plan(rows, coefficients, kinds, (), 1)
-    return _measure(tx_or_rules, params, rows)
+        kinds = [
+            {"coupling": "decoupled" if d.scale else "none", "decay": Curve((d.scale,))}
+            for d in made
+        ]
+        return _plan(rows, kinds, (), 1)
+    shapes = [jax.ShapeDtypeStruct(shape, dtype) for _, shape, dtype in rows]
+    parts = _parts(tx_or_rules, jax.tree.unflatten(jax.tree.structure(params), shapes))
+    # float32: what is decided does not depend on how weights are rounded, and is seen exactly.
+    wide = [jax.ShapeDtypeStruct(x.shape, _wide(x.dtype)) for x in shapes]
+    try:
+        traced = TracedOptimizer(tx_or_rules, jax.tree.unflatten(jax.tree.structure(params), wide))
+    except Exception as error:  # noqa: BLE001  Whatever an update raises that is called like this.
+        nothing = {"coupling": "unknown", "decay": Curve((None,) * len(PROBED_STEPS))}
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+        return _plan(rows, [nothing] * len(rows), parts, 1, reason)
+    return _plan(rows, _kinds(traced), parts, traced.calls)
 
 
-def _plan(rows: list, coefficients: list, kinds: list, optimizer: tuple, calls: int) -> DecayPlan:
-    leaves = [
-        LeafPlan(path, shape, dtype, tuple(values), kind)
-        for (path, shape, dtype), values, kind in zip(rows, coefficients, kinds, strict=True)
-    ]
-    return DecayPlan(tuple(leaves), optimizer, calls)
+def _plan(rows: list, kinds: list, optimizer: tuple, calls: int, reason: str = "") -> DecayPlan:
+    leaves = [LeafPlan(*row, **kind) for row, kind in zip(rows, kinds, strict=True)]
+    return DecayPlan(tuple(leaves), optimizer, calls, reason)
 
 
-def _measure(tx: optax.GradientTransformation, params: PyTree, rows: list) -> DecayPlan:
-    def entries(value: float) -> PyTree:
-        # float32: what is decided does not depend on the dtype, and is seen exactly.
-        return jax.tree.map(lambda p: jnp.full((1,) * len(p.shape), value, jnp.float32), params)
+def _kinds(traced: TracedOptimizer) -> list[dict[str, Any]]:
+    """Of each leaf what its plan says beside path, shape and dtype."""
+    measured = measure(traced, GRID)
+    found = {id(leaf): leaf for leaf in measured}
+    curves: dict[bytes, Curve] = {}
 
-    ones, twos, zeros = entries(1.0), entries(2.0), entries(0.0)
-    update = jax.jit(tx.update)
+    def as_curve(leaf: Measured, values: Any, column: int) -> Curve:
+        key = values.tobytes()
+        if key not in curves:
+            jumps = find_jumps(values, lambda n: shares(traced, leaf.kinds[:1], n)[0][column])
+            curves[key] = curve(values, jumps)
+        return curves[key]
 
-    def shares(weights: PyTree, value: float, state: PyTree, count: int) -> np.ndarray:
-        updates, _ = update(zeros, _with_count(state, count), weights)
-        return np.array([-float(np.sum(u)) / value for u in jax.tree.leaves(updates)])
-
-    def moves(state: PyTree) -> bool:
-        # By gradients of 1, not 0: an accumulation that has nothing to decay is seen as well.
-        steps = (update(ones, _with_count(state, n), ones)[0] for n in PROBED_STEPS)
-        return any(np.any(u) for step in steps for u in jax.tree.leaves(step))
-
-    # From zeros: a decay toward the initial weights is seen as a decay.
-    start = state = tx.init(zeros)
-    calls = 1
-    while _accumulates(start) and calls < _MOST_MICRO_STEPS and not moves(state):
-        _, state = update(zeros, state, ones)
-        calls += 1
-    if calls == _MOST_MICRO_STEPS:  # Nothing moves: the accumulation cannot be seen, or matter.
-        calls, state = 1, start
-    table = np.stack([shares(ones, 1.0, state, n) for n in PROBED_STEPS])
-    doubled = np.stack([shares(twos, 2.0, state, n) for n in PROBED_STEPS])
-    kinds = [_kind(table[:, i], doubled[:, i]) for i in range(len(rows))]
-    coefficients = [tuple(map(float, column)) for column in table.T]
-    sizes = [leaf.size for leaf in jax.tree.leaves(jax.eval_shape(tx.init, params))]
-    parts = (*_parts(start), f"{len(sizes)} arrays of {sum(sizes)} entries")
-    return _plan(rows, coefficients, kinds, parts, calls)
+    kinds: dict[int, dict[str, Any]] = {}
+    for name, leaf in found.items():
+        decay, response = as_curve(leaf, leaf.decay, 0), as_curve(leaf, leaf.response, 2)
+        trials = tuple(tuple(map(rounded, row)) for row in leaf.trials)
+        numbers = [*decay.values, *response.values, *(x for row in trials for x in row)]
+        program = leaf.program if None in numbers else ""
+        kinds[name] = dict(
+            coupling=leaf.coupling, decay=decay, response=response, trials=trials, program=program
+        )
+    return [kinds[id(leaf)] for leaf in measured]
 
 
-def _kind(shares: np.ndarray, doubled: np.ndarray) -> str:
-    """Decay takes the same share of any weight; a preconditioned L2 gradient does not."""
-    if not shares.any():
-        return "none"
-    return "decoupled" if np.allclose(shares, doubled, rtol=1e-3, atol=1e-12) else "gradient"
+def _parts(tx: Any, params: PyTree) -> tuple[str, ...]:
+    """The class names of the named tuples in an optimizer's state, and its size."""
+    state = jax.eval_shape(tx.init, params)
+    sizes = [leaf.size for leaf in jax.tree.leaves(state)]
+    like_params = jax.tree.structure(params)
+
+    def names(tree: Any) -> list[str]:
+        kind, _ = tree.node_data() or (None, None)
+        if kind in (None, optax.MaskedNode) or tree == like_params:
+            return []  # What parameters are kept in is not the optimizer's.
+        own = [kind.__name__] if hasattr(kind, "_fields") else []
+        return own + [name for child in tree.children() for name in names(child)]
+
+    found = [name for name, _ in itertools.groupby(names(jax.tree.structure(state)))]
+    return (*found, f"{len(sizes)} arrays of {sum(sizes)} entries")
 
 
-def _accumulates(state: PyTree) -> bool:
-    """Whether optax.MultiSteps is in it."""
-    return any(path.endswith("mini_step") for path, _ in leaves_with_paths(state))
+def _wide(dtype: Any) -> Any:
+    return jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
-def _with_count(state: PyTree, count: int) -> PyTree:
-    """The state as after ``count`` updates, as far as schedules and bias corrections can tell."""
-    counted = [
-        jnp.full_like(leaf, count) if path.rsplit("/", 1)[-1] == "count" else leaf
-        for path, leaf in leaves_with_paths(state)
-    ]
-    return jax.tree.unflatten(jax.tree.structure(state), counted)
+def _size(leaves: list[LeafPlan]) -> int:
+    return sum(math.prod(leaf.shape) for leaf in leaves)
 
 
-def _parts(state: PyTree) -> tuple[str, ...]:
-    """The class names of the named tuples in an optimizer state, outermost first."""
-    if isinstance(state, tuple):
-        own = (type(state).__name__,) if hasattr(state, "_fields") else ()
-        return own + tuple(name for part in state for name in _parts(part))
-    if isinstance(state, dict):
-        return tuple(name for key in sorted(state, key=str) for name in _parts(state[key]))
-    return ()
-
-
-def plan_differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
-    """Compares two plans as JSON, as a checkpoint keeps them.
-
-    Args:
-      here: ``as_json()`` of the plan in hand.
-      there: The other's.
-
-    Returns:
-      One line for each leaf or part that differs.
-
-    >>> plan_differences({"leaves": {}, "optimizer": [], "calls_per_update": 1},
-    ...                  {"leaves": {}, "optimizer": [], "calls_per_update": 4})
-    ['calls per update: 1 here, 4 there']
-    """
-    lines = []
-    for path in sorted({*here["leaves"], *there["leaves"]}):
-        mine, other = here["leaves"].get(path), there["leaves"].get(path)
-        if mine is None or other is None:
-            lines.append(f"{path}: only {'there' if mine is None else 'here'}")
-        elif mine != other:
-            lines.append(f"{path}: {_difference(mine, other)}")
-    for key in ("optimizer", "calls_per_update"):
-        if here[key] != there[key]:
-            lines.append(f"{key.replace('_', ' ')}: {here[key]} here, {there[key]} there")
-    return lines
-
-
-def _difference(mine: list, other: list) -> str:
-    for name, one, two in zip(("shape", "dtype", "coupling"), mine, other, strict=False):
-        if one != two:
-            return f"{name} {one} here, {two} there"
-    differing = [n for n, (a, b) in enumerate(zip(mine[3], other[3], strict=False)) if a != b]
-    n = differing[0] if differing else 0
-    when = f" at step {PROBED_STEPS[n]}" if len(mine[3]) > 1 else ""
-    return f"decays by {mine[3][n]:g} here, by {other[3][n]:g} there{when}"
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
