@@ -101,8 +101,8 @@ REDUCED = {
 # The result is the first operand, if its entries are equal.
 UNCHANGED = {
     *(MOVED - {"concatenate", "split", "stack"}), *(REDUCED.keys() - {"reduce_sum"}), "copy_p",
-    "cummax", "cummin", "device_put", "dynamic_slice", "gather", "mesh_cast", "reduce_precision", "reshard",
-    "sharding_constraint", "stop_gradient",
+    "cummax", "cummin", "device_put", "dynamic_slice", "gather", "mesh_cast",
+    "reduce_precision", "reshard", "sharding_constraint", "stop_gradient",
 }  # fmt: skip
 # The result is the first operand, if as many as this have the same entries.
 JOINED = {"pad": 2, "dynamic_update_slice": 2}
