@@ -170,7 +170,11 @@ class Program:
 
 
 def folded(entries: Array) -> Number:
-    """Equal entries as one number."""
+    """Equal entries as one number.
+
+    >>> folded(np.asarray([3, 3])), folded(np.asarray([3, 4])).tolist()
+    (3, [3, 4])
+    """
     entries = np.asarray(entries)
     return int(entries.flat[0]) if entries.size and (entries == entries.flat[0]).all() else entries
 
