@@ -75,6 +75,13 @@ def test_profile_equals_the_product_over_the_steps(coupling):
         (1.0, None, 10, "far too strong"),
         (0.0, None, 10, "no decay"),
         (1e-9, None, 10, "far too weak"),
+        # The limits: 5 % in the whole run; a memory of 20 steps, or of a thousandth of the run.
+        (1 - 0.951**0.01, None, 100, "far too weak"),
+        (1 - 0.949**0.01, None, 100, "acts"),
+        (0.05, None, 100, "acts"),
+        (0.0501, None, 100, "far too strong"),
+        (0.01, None, 100_000, "acts"),
+        (0.0101, None, 100_000, "far too strong"),
     ],
 )
 def test_verdicts(decay, kappa, steps, verdict):
@@ -108,3 +115,22 @@ def test_a_forecast_in_blocks_is_that_of_the_whole_run(block, monkeypatch):
 def test_a_run_of_tokens_instead_of_steps_is_refused():
     with pytest.raises(ValueError, match="steps, not tokens"):
         wdlab.decay_profile(0.1, 1e-3, 300 * 10**9)
+
+
+@pytest.mark.parametrize(("shrink", "half_life"), [(0.0, np.inf), (0.5, 1.0), (1.0, 0.0)])
+def test_a_shrink_of_all_leaves_nothing_and_one_of_nothing_all(shrink, half_life):
+    profile = wdlab.decay_profile(shrink, None, 1)
+    assert (profile.half_life_steps, profile.total_shrink) == (half_life, shrink)
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("bfloat16", 7), ("float16", 10)])
+def test_the_rounding_step_that_is_named_is_the_one_that_counts(dtype, bits):
+    none, all_move = 2.0 ** -(bits + 2), 2.0 ** -(bits + 1)
+    verdicts = {
+        none: f"{none:.3g} or less",
+        none * 1.001: f"below {all_move:.3g}",
+        all_move: "acts",
+    }
+    for shrink, text in verdicts.items():
+        assert text in wdlab.decay_profile(shrink, None, 1000, dtype=dtype).verdict
+    assert wdlab.instruments.lost_to_rounding(0.0, dtype) == ""

@@ -202,3 +202,46 @@ def test_a_decay_that_16_bit_weights_round_away_is_warned_of_at_init(make):
         make().init({"kernel": params["kernel"].astype(jnp.float32)})
         for wrapper in WRAPPERS.values():
             wrapper(make()).init(params)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("replaced", [slice(None), slice(1, 3), slice(0, 0)])
+def test_masters_take_weights_that_were_replaced_after_init(dtype, replaced):
+    """And keep all others to the bit, below what 16 bits can hold."""
+    tx = precision.float32_masters(optax.sgd(1.0))
+    params = {"w": jnp.ones(4, dtype)}
+    grads = {"w": jnp.full(4, 2.0**-13)}
+    _, state = tx.update(grads, tx.init(params), params)
+    expected = np.full(4, 1 - 2.0**-12)
+    expected[replaced] = 3 - 2.0**-13
+    params = {"w": params["w"].at[replaced].set(3)}
+    updates, state = jax.jit(tx.update)(grads, state, params)
+    np.testing.assert_array_equal(state.memory["w"], expected.astype(np.float32))
+    landed = optax.apply_updates(params, updates)["w"]
+    np.testing.assert_array_equal(landed, state.memory["w"].astype(dtype))
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(jnp.float32, 0.0), (jnp.bfloat16, 2.0**-9)])
+def test_masters_differ_from_a_float32_run_by_the_rounding_of_16_bit_steps_only(dtype, error):
+    rng = np.random.default_rng(0)
+    tx = precision.float32_masters(optax.sgd(1e-2))
+    params = {"w": jnp.asarray(rng.normal(size=5000), jnp.bfloat16)}
+    state, wide, largest = tx.init(params), params["w"].astype(jnp.float32), 0.0
+    for _ in range(20):
+        grads = {"w": jnp.asarray(rng.normal(size=5000), dtype)}
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        wide = wide - 1e-2 * grads["w"].astype(jnp.float32)
+        largest += 1e-2 * float(jnp.abs(grads["w"]).max())
+    assert float(jnp.abs(state.memory["w"] - wide).max()) <= error * largest + 1e-6
+
+
+def test_a_number_crosses_only_where_the_noise_is_below_its_share():
+    """From 0 with a gap of 2^-24, shares are exact in float32: an equal one is not below."""
+    key, shape = jax.random.key(5), (4096,)
+    noise = np.asarray(precision.uniform_noise(key, shape), np.float32)
+    for share, crosses in ((noise, False), (np.nextafter(noise, np.float32(1)), True)):
+        x = jnp.asarray(share * np.float32(2.0**-24))
+        got = np.asarray(precision._round_stochastically(x, jnp.float16, key), np.float64)
+        below_half = noise < 0.49  # Above it the nearest is the upper neighbour.
+        np.testing.assert_array_equal((got > 0)[below_half], crosses)
