@@ -3,7 +3,7 @@
 import optax
 
 import wdlab
-from wdlab.conventions.parts import momentum
+from wdlab.preconditioners import momentum
 from wdlab.schedules import ScalarOrSchedule, Schedule, squared
 from wdlab.training import skip_nonfinite
 

@@ -56,17 +56,22 @@ def twin_scale(path, ndim, policy):
     raise AssertionError(path)
 
 
-@hypothesis.given(trees(), policies(), st.sampled_from([0.0, 0.125, 0.7]), st.booleans())
+@hypothesis.given(
+    trees(), policies(), st.sampled_from([0.0, 0.125, 0.3]), st.booleans(), DTYPES | st.none()
+)
 @pytest.mark.filterwarnings("ignore::wdlab.rules.RuleWarning")
-def test_random_trees_equal_the_twin(tree, policy, decay, l2):
-    """Within 2 eps of the leaf's dtype; exempt leaves bit for bit."""
+def test_random_trees_and_dtypes_equal_the_twin(tree, policy, decay, l2, dtype):
+    """Within 2 eps of the wider dtype of the update and its weight; exempt leaves bit for bit."""
     with jax.enable_x64(True):
         params = jax.tree.map(jnp.asarray, tree)
-        updates = jax.tree.map(lambda p: (p * 0.5 + 0.25).astype(p.dtype), params)
+        updates = jax.tree.map(lambda p: (p * 0.5 + 0.25).astype(dtype or p.dtype), params)
         make = wdlab.add_l2_gradient if l2 else wdlab.decay_weights
         tx = make(decay, rules=policy)
         got, _ = tx.update(updates, tx.init(params), params)
-    chex.assert_trees_all_equal_shapes_and_dtypes(got, params)
+        wanted = jax.tree.map(lambda p, u: jnp.promote_types(p.dtype, u.dtype), params, updates)
+    if decay:  # A plain 0 leaves all as it is.
+        assert jax.tree.map(jnp.result_type, got) == wanted
+    chex.assert_trees_all_equal_shapes(got, params)
     rows = zip(
         leaves_with_paths(params),
         jax.tree.leaves(updates),
@@ -77,7 +82,7 @@ def test_random_trees_equal_the_twin(tree, policy, decay, l2):
         scale = twin_scale(path, p.ndim, policy)
         p64, u64 = np.asarray(p, np.float64), np.asarray(u, np.float64)
         expected = u64 + (decay if l2 else -decay) * scale * p64
-        eps = float(jnp.finfo(p.dtype).eps)
+        eps = float(jnp.finfo(new.dtype).eps)
         size = np.maximum(np.abs(u64), np.abs(decay * scale * p64))
         assert (np.abs(np.asarray(new, np.float64) - expected) <= 2 * eps * size).all()
         if scale == 0 or decay == 0:

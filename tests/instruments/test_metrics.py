@@ -203,3 +203,19 @@ def test_rules_of_decayed_norms_may_be_scales():
     by_rule = metrics.decayed_norms(params, (Rule("a", 0.5), Rule(".*", 0.0)))
     by_scale = metrics.decayed_norms(params, {"a": True, "b": False})
     assert by_rule == by_scale == {"decayed": 3.0, "exempt": 4.0}
+
+
+def test_complex_leaves_count_as_their_two_parts(x64):
+    rng = np.random.default_rng(0)
+    pairs = [{"w": jnp.asarray(rng.normal(size=(3, 4)))} for _ in range(4)]
+    real = [{"re": a["w"], "im": b["w"]} for a, b in (pairs[:2], pairs[2:])]
+    both = [{"w": tree["re"] + 1j * tree["im"]} for tree in real]
+    for measure in (metrics.norm, metrics.decay_share, metrics.angular_update):
+        args = slice(0, 1 if measure is metrics.norm else 2)
+        np.testing.assert_allclose(measure(*both[args]), measure(*real[args]), rtol=1e-12)
+    tx = optax.adam(0.1)
+    _, state = tx.update(both[0], tx.init(both[0]))
+    rate = metrics.effective_learning_rate(state, 0.1)
+    assert rate.dtype == jnp.float64
+    mean = np.mean(0.1 / (np.sqrt(1e-3) * np.abs(both[0]["w"]) + 1e-8))
+    np.testing.assert_allclose(rate, mean, rtol=1e-6)

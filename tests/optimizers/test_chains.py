@@ -13,7 +13,7 @@ import wdlab
 from tests.oracles.run_wdlab import train
 from tests.twins import adam as twins
 from wdlab import optimizers, schedules
-from wdlab.rules import leaves_with_paths
+from wdlab.rules import ALL, leaves_with_paths
 from wdlab.schedules import COUPLINGS
 
 STEPS = 50
@@ -247,7 +247,6 @@ ODD = {
     "bool": jnp.ones(3, bool),
     "int4": jnp.ones(3, jnp.int4),
     "float8": jnp.ones(3, jnp.float8_e4m3fn),
-    "complex64": jnp.ones(3, jnp.complex64),
     "prng_key": jax.random.key(0),
     "string": "weights",
     "python_int": 1,
@@ -258,7 +257,7 @@ ODD = {
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: optimizers.adamw(1e-3, weight_decay=0.1, coupling="lr"),
+        lambda: optimizers.adamw(1e-3, weight_decay=0.1, coupling="lr", rules=ALL),
         lambda: wdlab.decay_weights(0.1),
         lambda: wdlab.add_l2_gradient(0.1),
     ],
@@ -314,3 +313,22 @@ class TestInjectHyperparams:
     def test_bad_numbers_are_refused_at_construction(self):
         with pytest.raises(ValueError, match="weight_decay"):
             wdlab.inject_hyperparams(optimizers.adamw)(0.1, weight_decay=-1.0, coupling="lr")
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        *(("sgd", {"momentum": 1.0}), ("sgdw", {"momentum": -0.1}), ("adam", {"b2": 1.0})),
+        *(("adamw", {"b2": 1.5}), ("adamw", {"eps": -1.0}), ("radamw", {"threshold": 3.0})),
+        *(("lionw", {"b1": 1.0}), ("adafactor", {"momentum": 1.0}), ("adams", {"b2": 1.0})),
+        *((name, {"weight_decay": -1.0}) for name in ("sgd", "sgdw", "adam", "adamw", "lionw")),
+        *((name, {"learning_rate": -1.0}) for name in ("radamw", "adafactor", "adams")),
+        *((name, {"coupling": "torch"}) for name in ("sgdw", "adamw", "lionw", "adafactor")),
+        *((name, {"weight_decay": 2.0, "coupling": "constant"}) for name in ("sgdw", "adamw")),
+        *((name, {"rules": "bias"}) for name in ("sgd", "adamw", "adafactor", "adams")),
+    ],
+)
+def test_each_optimizer_complains_in_its_own_name(name, bad):
+    more = {"weight_decay": 0.1} if name == "adams" else {}
+    with pytest.raises((TypeError, ValueError), match=rf"^{name}: "):
+        getattr(optimizers, name)(**{"learning_rate": 1e-3, **more, **bad})

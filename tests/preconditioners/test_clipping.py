@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import wdlab
+from wdlab import preconditioners
 
 
 @pytest.mark.parametrize("max_norm", [0.1, 1.0, 100.0])
@@ -20,6 +21,40 @@ def test_equals_optax(max_norm, scale, x64):
     expected, _ = theirs.update(grads, theirs.init(grads))
     chex.assert_trees_all_close(got, expected, rtol=1e-12)
     assert float(optax.global_norm(got)) <= max_norm * (1 + 1e-12)
+
+
+CLIPS = {
+    "global": (wdlab.clip_by_global_norm, optax.clip_by_global_norm),
+    "rms": (wdlab.clip_by_block_rms, optax.clip_by_block_rms),
+    "leaf": (preconditioners.clip_by_leaf_norm, optax.clip_by_global_norm),
+}
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_complex_leaves_count_by_their_size(name, x64):
+    rng = np.random.default_rng(0)
+    part = lambda: rng.normal(size=(4, 3)) * 10  # noqa: E731
+    grads = {"z": jnp.asarray(part() + 1j * part())}
+    ours, theirs = (make(0.5) for make in CLIPS[name])
+    got, _ = ours.update(grads, ours.init(grads))
+    expected, _ = theirs.update(grads, theirs.init(grads))
+    chex.assert_trees_all_close(got, expected, rtol=1e-12)
+
+
+def test_eps_is_that_of_torch(x64):
+    """torch.nn.utils.clip_grad_norm_: min(1, max_norm / (norm + 1e-6))."""
+    grads = {"a": jnp.array([3.0, 4.0])}
+    tx = wdlab.clip_by_global_norm(1.0, eps=1e-6)
+    updates, _ = tx.update(grads, tx.init(grads))
+    np.testing.assert_allclose(updates["a"], np.array([3.0, 4.0]) / (5 + 1e-6), rtol=1e-15)
+
+
+def test_each_leaf_is_clipped_by_its_own_norm(x64):
+    grads = {"large": jnp.array([[3.0, -4.0]]), "small": jnp.array([0.3, 0.4]), "n": jnp.array(2)}
+    tx = preconditioners.clip_by_leaf_norm(1.0)
+    updates, _ = tx.update(grads, tx.init(grads))
+    np.testing.assert_allclose(updates["large"], [[0.6, -0.8]], rtol=1e-15)
+    chex.assert_trees_all_equal((updates["small"], updates["n"]), (grads["small"], grads["n"]))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])

@@ -1,13 +1,16 @@
 """Checks of the numbers a user passes, at construction, with the line to write instead."""
 
 import argparse
+import contextlib
 import math
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+
+from wdlab._core.probing import check_schedule
 
 
 def concrete(value: Any) -> float | None:
@@ -43,6 +46,23 @@ def require_params(name: str, params: Any) -> None:
         )
 
 
+@contextlib.contextmanager
+def named_errors(name: str) -> Iterator[None]:
+    """Puts a name before the messages of the checks inside.
+
+    >>> with named_errors("adamw"):
+    ...     check_whole("steps", 0)
+    Traceback (most recent call last):
+    ValueError: adamw: steps must be a whole number >= 1, got 0.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if type(error) not in (TypeError, ValueError) or str(error).startswith(f"{name}:"):
+            raise
+        raise type(error)(f"{name}: {error}") from None
+
+
 def check_number(
     name: str,
     value: Any,
@@ -65,11 +85,13 @@ def check_number(
       high: Largest number allowed.
       high_open: Whether ``high`` itself is refused.
       low_open: Whether ``low`` itself is refused.
-      schedule: Whether a callable of the step count is allowed too.
+      schedule: Whether a callable of the step count is allowed too; it is looked at at a few
+        steps, see :func:`wdlab._core.probing.check_schedule`.
       hint: What to write instead, appended to the message.
 
     Raises:
-      TypeError: If ``value`` is no number (None, a bool, a string, an array that is no scalar).
+      TypeError: If ``value`` is no number (None, a bool, a string, an array that is no scalar), or
+        a callable that is no schedule.
       ValueError: If it is NaN, infinite or out of range.
 
     >>> check_number("b2", 1.5, high=1.0, high_open=True)
@@ -77,6 +99,7 @@ def check_number(
     ValueError: b2 must be a number in [0, 1), got 1.5.
     """
     if schedule and callable(value):
+        check_schedule(name, value, low=max(low, 0.0), high=high)
         return
     high = math.inf if concrete(high) is None else high  # Another argument may be the limit.
     tail = f" {hint}" if hint else ""
@@ -101,30 +124,6 @@ def _interval(low: float, high: float, low_open: bool, high_open: bool) -> str:
     left = "(" if low_open or math.isinf(low) else "["
     right = ")" if high_open or math.isinf(high) else "]"
     return f"{left}{low:g}, {high:g}{right}"
-
-
-def check_schedule(name: str, value: Callable[..., Any] | Any) -> None:
-    """Refuses a callable that is no function of one step count (a rule function, a class).
-
-    >>> check_schedule("multiplier", lambda params, extra: 1.0)
-    Traceback (most recent call last):
-    TypeError: multiplier must map a step count, shape () int32, to a number; ...
-    """
-    if not callable(value):
-        return
-    count = jax.ShapeDtypeStruct((), np.int32)
-    try:
-        out = jax.eval_shape(value, count)
-    except Exception as error:  # noqa: BLE001  Whatever the user's function raises, say where it came from.
-        raise TypeError(
-            f"{name} must map a step count, shape () int32, to a number; "
-            f"calling it raised {type(error).__name__}: {str(error).splitlines()[0][:200]}"
-        ) from None
-    shape = getattr(out, "shape", None)
-    if shape != () or out.dtype == np.bool_:
-        raise TypeError(
-            f"{name} must map a step count, shape () int32, to a number; it returned {out}."
-        )
 
 
 def check_whole(name: str, value: Any, *, least: int = 1, hint: str = "") -> None:

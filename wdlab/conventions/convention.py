@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 from wdlab._core.arguments import unknown_argument
-from wdlab._core.checks import check_number, check_schedule
+from wdlab._core.checks import check_number
 from wdlab.rules import ALL, Rule, normalize_rules
 from wdlab.schedules import ScalarOrSchedule
 
@@ -224,7 +224,6 @@ class Convention:
             raise TypeError(f"{self.name}: {missing[0]} is required. {hint}")
         if learning_rate is not None:
             check_number("learning_rate", learning_rate, schedule=True)
-            check_schedule("learning_rate", learning_rate)
         decay = None if self.decay_argument is None else arguments[self.decay_argument]
         if decay is not None:
             check_number(f"{self.name}: {self.decay_argument}", decay, schedule=True)

@@ -17,7 +17,7 @@ _ADAM = "m^ / (sqrt(v^) + eps)"
 
 
 def _adamw(request: Request) -> optax.GradientTransformation:
-    return with_decay(request, optax_adam(request))
+    return with_decay(request, optax_adam(request), complex_ok=True)
 
 
 def _big_vision_adafactor(request: Request) -> optax.GradientTransformation:

@@ -2,12 +2,11 @@
 
 import optax
 
-from wdlab._core.dtypes import in_float32
 from wdlab.conventions.convention import REQUIRED, Convention, Request
-from wdlab.conventions.parts import momentum, rate_of, with_decay
+from wdlab.conventions.parts import rate_of, with_decay
 from wdlab.decay import decay_weights
-from wdlab.optimizers import adafactor, scale_by_learning_rate
-from wdlab.preconditioners import scale_by_adam, scale_by_lion
+from wdlab.optimizers import adafactor, complete, scale_by_learning_rate
+from wdlab.preconditioners import momentum, scale_by_adam, scale_by_lion
 from wdlab.rules import BERT
 from wdlab.schedules import multiplier_of
 
@@ -53,9 +52,9 @@ def _sgd(request: Request) -> optax.GradientTransformation:
     decay = decay_weights(
         request.weight_decay, multiplier=multiplier_of(request.coupling, rate), rules=request.rules
     )
-    return in_float32(
-        optax.chain(scale_by_learning_rate(rate), momentum(decayed, nesterov=nesterov), decay)
-    )
+    velocity = momentum(decayed, nesterov=nesterov)
+    tx = optax.chain(scale_by_learning_rate(rate), velocity, decay)
+    return complete(request.name, tx, request.rules)
 
 
 def _adafactor(request: Request) -> optax.GradientTransformation:

@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.checks import require_params
-from wdlab._core.dtypes import in_float32
 from wdlab.conventions.convention import Convention, Request
 from wdlab.conventions.parts import optax_adam, rate_of, with_decay
 from wdlab.decay import add_l2_gradient
-from wdlab.optimizers import adafactor, scale_by_learning_rate
+from wdlab.optimizers import adafactor, complete, scale_by_learning_rate
 from wdlab.preconditioners import scale_by_lion
 
 _OPTAX = "https://github.com/google-deepmind/optax/blob/v0.2.8/optax/_src/alias.py"
@@ -23,7 +22,7 @@ _NO_MASK = {
 
 
 def _adamw(request: Request) -> optax.GradientTransformation:
-    return with_decay(request, optax_adam(request))
+    return with_decay(request, optax_adam(request), complex_ok=True)
 
 
 def _lion(request: Request) -> optax.GradientTransformation:
@@ -33,14 +32,13 @@ def _lion(request: Request) -> optax.GradientTransformation:
 
 
 def _lamb(request: Request) -> optax.GradientTransformation:
-    return in_float32(
-        optax.chain(
-            optax_adam(request),
-            add_l2_gradient(request.weight_decay, rules=request.rules),
-            optax.stateless(_scaled_by_trust_ratios),
-            scale_by_learning_rate(rate_of(request)),
-        )
+    tx = optax.chain(
+        optax_adam(request),
+        add_l2_gradient(request.weight_decay, rules=request.rules),
+        optax.stateless(_scaled_by_trust_ratios),
+        scale_by_learning_rate(rate_of(request)),
     )
+    return complete(request.name, tx, request.rules, complex_ok=True)
 
 
 def _scaled_by_trust_ratios(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:

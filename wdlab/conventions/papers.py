@@ -7,12 +7,11 @@ from typing import Any
 import optax
 
 from wdlab._core.checks import check_number, is_zero
-from wdlab._core.dtypes import in_float32
 from wdlab.conventions.convention import REQUIRED, Convention, Request
-from wdlab.conventions.parts import adam_direction, momentum, rate_of, with_decay
+from wdlab.conventions.parts import adam_direction, rate_of, with_decay
 from wdlab.decay import decay_weights
-from wdlab.optimizers import adafactor, scale_by_learning_rate
-from wdlab.preconditioners import scale_by_adam
+from wdlab.optimizers import adafactor, complete, scale_by_learning_rate
+from wdlab.preconditioners import momentum, scale_by_adam
 from wdlab.schedules import cosine_restarts, multiplier_of, relative_step, restarts_weight_decay
 
 _ADAMW = "Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, {}"
@@ -28,7 +27,9 @@ def _sgdw(request: Request) -> optax.GradientTransformation:
     rate = rate_of(request)
     multiplier = multiplier_of("schedule", rate, request.peak_learning_rate)
     decay = decay_weights(request.weight_decay, multiplier=multiplier, rules=request.rules)
-    return in_float32(optax.chain(scale_by_learning_rate(rate), momentum(request["beta1"]), decay))
+    velocity = momentum(request["beta1"])
+    tx = optax.chain(scale_by_learning_rate(rate), velocity, decay)
+    return complete(request.name, tx, request.rules)
 
 
 def _adamw(request: Request) -> optax.GradientTransformation:
@@ -50,13 +51,15 @@ def _adamwr(request: Request) -> optax.GradientTransformation:
     if not is_zero(normalized):
         strength = restarts_weight_decay(normalized, first_steps=steps, factor=factor)
     decay = decay_weights(strength, multiplier=multiplier, rules=request.rules)
-    return in_float32(optax.chain(direction, scale_by_learning_rate(rate), decay))
+    tx = optax.chain(direction, scale_by_learning_rate(rate), decay)
+    return complete(request.name, tx, request.rules)
 
 
 def _adafactor(request: Request) -> optax.GradientTransformation:
     rate = relative_step(1e-2) if request.learning_rate is None else request.learning_rate
     return adafactor(
         rate,
+        rules=request.rules,
         axes="last",
         min_dim_size_to_factor=1,
         eps1=request["eps1"],

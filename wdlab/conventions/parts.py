@@ -6,18 +6,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_number
+from wdlab._core.checks import is_zero
+from wdlab._core.dtypes import check_real
+from wdlab._core.probing import trusted
 from wdlab._core.transformation import with_extra_args
 from wdlab.conventions.convention import Request
 from wdlab.optimizers import assemble
-from wdlab.preconditioners import scale_by_adam
+from wdlab.preconditioners import momentum, scale_by_adam
 from wdlab.schedules import (
-    COUPLINGS,
     ScalarOrSchedule,
     Schedule,
+    peak_of,
     peak_value,
     relative_step,
-    schedule_multiplier,
+    relative_to,
     value_at,
 )
 
@@ -105,21 +107,22 @@ def optax_adam(request: Request) -> optax.GradientTransformation:
 
 
 def with_decay(
-    request: Request, direction: optax.GradientTransformation
+    request: Request,
+    direction: optax.GradientTransformation | None,
+    *,
+    complex_ok: bool = False,
 ) -> optax.GradientTransformation:
     """Puts the learning rate and the decay of the request's coupling around a direction.
 
     >>> from wdlab import conventions
-    >>> tx = with_decay(conventions.get("torch.SGD").request(0.1, {}), optax.identity())
+    >>> tx = with_decay(conventions.get("torch.SGD").request(0.1, {}), None)
     """
     rate, decay, coupling = rate_of(request), request.weight_decay, request.coupling
-    if coupling == "lr2_over_peak":  # lr_t (lambda eta_t), with eta_t = lr_t / peak.
-        eta = schedule_multiplier(rate, request.peak_learning_rate)
-        decay, coupling = product(decay, eta), "lr"
-    if coupling not in COUPLINGS:
-        raise ValueError(f"{request.name}: coupling {coupling!r} has no place here.")
+    if coupling in ("schedule", "lr2_over_peak"):  # lambda eta_t, eta_t = lr_t / the given peak.
+        eta = relative_to(rate, peak_of(rate, request.peak_learning_rate))
+        decay, coupling = product(decay, eta), "lr" if coupling == "lr2_over_peak" else "constant"
     tx = assemble(
-        request.name, direction, rate, decay, coupling, request.rules, request.peak_learning_rate
+        request.name, direction, rate, decay, coupling, request.rules, complex_ok=complex_ok
     )
     return maximized(request, tx)
 
@@ -139,9 +142,11 @@ def maximized(request: Request, tx: optax.GradientTransformation) -> optax.Gradi
 def product(a: ScalarOrSchedule, b: ScalarOrSchedule) -> ScalarOrSchedule:
     """Returns the product of two numbers or schedules; its peak where both are known.
 
-    >>> product(0.5, lambda count: 4.0)(0)
-    2.0
+    >>> product(0.5, lambda count: 4.0)(0), product(0.0, lambda count: 4.0)
+    (2.0, 0.0)
     """
+    if is_zero(a) or is_zero(b):
+        return 0.0
     if not callable(a) and not callable(b):
         return a * b
 
@@ -149,41 +154,20 @@ def product(a: ScalarOrSchedule, b: ScalarOrSchedule) -> ScalarOrSchedule:
         return value_at(a, count) * value_at(b, count)
 
     first, second = peak_value(a), peak_value(b)
-    if first is None or second is None or first * second == 0:
-        return at
-    return Schedule(at, first * second)
+    known = at if first is None or second is None else Schedule(at, first * second)
+    return trusted(known, a, b)
 
 
-def momentum(
-    decay: float, *, dampening: float = 0.0, nesterov: bool = False
-) -> optax.GradientTransformation:
-    r"""Torch's momentum: :math:`b_1 = g_1`, then :math:`b_t = \mu b_{t-1} + (1-\tau) g_t`.
+def torch_momentum(request: Request) -> optax.GradientTransformation | None:
+    """Returns torch's momentum from its arguments; None where it is 0: the gradient itself.
 
-    Args:
-      decay: ``mu`` in [0, 1); 0 is the gradient itself, whatever the dampening.
-      dampening: ``tau``, at most 1; the first step is not dampened.
-      nesterov: Whether the step is :math:`g_t + \mu b_t`. Not with dampening, as in torch.
-
-    Raises:
-      ValueError: If a number is out of range or the arguments contradict.
-
-    >>> tx = momentum(0.5, dampening=0.5)
-    >>> state = tx.init(jnp.array(0.0))
-    >>> first, state = tx.update(jnp.array(1.0), state)
-    >>> float(first), float(tx.update(jnp.array(1.0), state)[0])
-    (1.0, 1.0)
+    >>> from wdlab import conventions
+    >>> torch_momentum(conventions.get("torch.SGD").request(0.1, {})) is None
+    True
     """
-    check_number("momentum", decay, high=1.0, high_open=True)
-    check_number("dampening", dampening, high=1.0)
-    if nesterov and (decay == 0 or dampening != 0):
-        raise ValueError("nesterov=True needs a momentum above 0 and dampening=0.")
-    if decay == 0:
-        return optax.identity()
-    trace = optax.trace(decay, nesterov=nesterov)
-    if dampening == 0:
-        return trace
-    weight = optax.scale_by_schedule(lambda count: jnp.where(count == 0, 1.0, 1.0 - dampening))
-    return optax.chain(weight, trace)
+    decay = request["momentum"]
+    tx = momentum(decay, dampening=request["dampening"], nesterov=request["nesterov"])
+    return None if decay == 0 else tx
 
 
 class CautionState(NamedTuple):
@@ -213,6 +197,7 @@ def caution(direction: optax.GradientTransformation) -> optax.GradientTransforma
     direction = with_extra_args(direction)
 
     def init_fn(params: PyTree) -> CautionState:
+        check_real("caution", params)
         return CautionState(direction.init(params))
 
     def update_fn(

@@ -5,11 +5,11 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.dtypes import in_float32, step_number
+from wdlab._core.dtypes import step_number
 from wdlab.conventions.convention import REQUIRED, Convention, Request
 from wdlab.conventions.parts import rate_of, with_decay
 from wdlab.decay import decay_weights
-from wdlab.optimizers import scale_by_learning_rate
+from wdlab.optimizers import complete, scale_by_learning_rate
 from wdlab.preconditioners import (
     clip_by_block_rms,
     one_minus_power,
@@ -57,7 +57,7 @@ def _praxis_adafactor(request: Request) -> optax.GradientTransformation:
         kept = None if kept == jnp.float32 else kept
         parts.append(optax.ema(beta1, debias=False, accumulator_dtype=kept))
     decay = decay_weights(request.weight_decay, multiplier=rate, rules=request.rules)
-    return in_float32(optax.chain(*parts, decay))
+    return complete(request.name, optax.chain(*parts, decay), request.rules)
 
 
 def _praxis_beta2(request: Request) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 import optax
 
+from wdlab._core.checks import named_errors
 from wdlab._core.names import nearest
 from wdlab.conventions import (
     adafactors,
@@ -119,7 +120,8 @@ def build(
     # optax.inject_hyperparams hands the dict of keyword arguments on as one of that name.
     hyperparameters |= hyperparameters.pop("hyperparameters", {})
     convention = get(name)
-    request = convention.request(
-        learning_rate, hyperparameters, rules=rules, peak_learning_rate=peak_learning_rate
-    )
-    return convention.make(request)
+    with named_errors(name):
+        request = convention.request(
+            learning_rate, hyperparameters, rules=rules, peak_learning_rate=peak_learning_rate
+        )
+        return convention.make(request)

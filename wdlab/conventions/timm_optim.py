@@ -6,7 +6,7 @@ from typing import Any
 import optax
 
 from wdlab.conventions.convention import Convention, Request
-from wdlab.conventions.parts import adam_direction, caution, momentum, pair, with_decay
+from wdlab.conventions.parts import adam_direction, caution, pair, torch_momentum, with_decay
 from wdlab.preconditioners import scale_by_lion, scale_by_nesterov_adam
 
 _CORRECTED = "both moments, 1 - b**t"
@@ -27,15 +27,13 @@ def _timm_lion(request: Request) -> optax.GradientTransformation:
 
 
 def _timm_sgdw(request: Request) -> optax.GradientTransformation:
-    decayed = request["momentum"]
-    direction = momentum(decayed, dampening=request["dampening"], nesterov=request["nesterov"])
-    return _timm(request, direction, cautious=bool(decayed))
+    return _timm(request, torch_momentum(request))
 
 
 def _timm(
-    request: Request, direction: optax.GradientTransformation, *, cautious: bool = True
+    request: Request, direction: optax.GradientTransformation | None
 ) -> optax.GradientTransformation:
-    if request["caution"] and cautious:
+    if request["caution"] and direction is not None:
         direction = caution(direction)
     return with_decay(request, direction)
 

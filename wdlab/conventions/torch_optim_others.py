@@ -8,9 +8,9 @@ from wdlab._core.checks import check_number
 from wdlab._core.dtypes import step_number
 from wdlab.conventions.adafactor_presets import PRESETS
 from wdlab.conventions.convention import Convention, Request
-from wdlab.conventions.parts import maximized, momentum, pair, rate_of, with_decay
+from wdlab.conventions.parts import maximized, pair, rate_of, torch_momentum, with_decay
 from wdlab.optimizers import adafactor
-from wdlab.preconditioners import scale_by_adam
+from wdlab.preconditioners import momentum, scale_by_adam
 
 _SOURCE = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/{}.py"
 _VERSION = "torch 2.13.0"
@@ -22,10 +22,7 @@ _L2_TRAP = (
 
 
 def _sgd(request: Request) -> optax.GradientTransformation:
-    direction = momentum(
-        request["momentum"], dampening=request["dampening"], nesterov=request["nesterov"]
-    )
-    return with_decay(request, direction)
+    return with_decay(request, torch_momentum(request), complex_ok=True)
 
 
 def _adagrad(request: Request) -> optax.GradientTransformation:

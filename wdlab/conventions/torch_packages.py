@@ -5,19 +5,18 @@ from typing import Any
 
 import optax
 
-from wdlab._core.dtypes import in_float32
 from wdlab.conventions.convention import Convention, Request
 from wdlab.conventions.parts import (
     adam_direction,
     maximized,
-    momentum,
     pair,
     rate_of,
+    torch_momentum,
     with_decay,
 )
 from wdlab.decay import decay_weights, step_then_decay
-from wdlab.optimizers import scale_by_learning_rate
-from wdlab.preconditioners import scale_by_adam, scale_by_lion
+from wdlab.optimizers import complete, scale_by_learning_rate
+from wdlab.preconditioners import momentum, scale_by_adam, scale_by_lion
 from wdlab.schedules import multiplier_of
 
 _COMPOSER = (
@@ -37,7 +36,8 @@ def _transformers_adamw(request: Request) -> optax.GradientTransformation:
     decay = decay_weights(
         request.weight_decay, multiplier=multiplier_of("lr", rate), rules=request.rules
     )
-    return in_float32(step_then_decay(optax.chain(direction, scale_by_learning_rate(rate)), decay))
+    tx = step_then_decay(optax.chain(direction, scale_by_learning_rate(rate)), decay)
+    return complete(request.name, tx, request.rules)
 
 
 def _hat_adam(request: Request) -> optax.GradientTransformation:
@@ -50,10 +50,7 @@ def _nag(request: Request) -> optax.GradientTransformation:
 
 
 def _sgdw(request: Request) -> optax.GradientTransformation:
-    direction = momentum(
-        request["momentum"], dampening=request["dampening"], nesterov=request["nesterov"]
-    )
-    return with_decay(request, direction)
+    return with_decay(request, torch_momentum(request))
 
 
 def _adamw(request: Request) -> optax.GradientTransformation:

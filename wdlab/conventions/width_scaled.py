@@ -5,19 +5,18 @@ from typing import Any
 import optax
 
 from wdlab._core.checks import check_number
-from wdlab._core.dtypes import in_float32
 from wdlab.conventions.convention import REQUIRED, Convention, Request
 from wdlab.conventions.parts import (
     adam_direction,
     maximized,
-    momentum,
     pair,
     product,
     rate_of,
+    torch_momentum,
 )
 from wdlab.decay import decay_weights
 from wdlab.groups import grouped, mup_groups
-from wdlab.optimizers import scale_by_learning_rate
+from wdlab.optimizers import complete, scale_by_learning_rate
 from wdlab.preconditioners import scale_by_adam
 from wdlab.rules import Rule
 from wdlab.schedules import squared
@@ -27,10 +26,7 @@ _OUTSIDE = "outside: sqrt(v / c2) + eps"
 
 
 def _mup_sgd(request: Request) -> optax.GradientTransformation:
-    direction = momentum(
-        request["momentum"], dampening=request["dampening"], nesterov=request["nesterov"]
-    )
-    return _mup(request, direction, "sgd", scale_decay=True)
+    return _mup(request, torch_momentum(request) or optax.identity(), "sgd", scale_decay=True)
 
 
 def _mup_adam(request: Request) -> optax.GradientTransformation:
@@ -51,6 +47,7 @@ def _mup(
         decay_follows="group",
         rules=request.rules,
     )
+    tx = complete(request.name, tx, request.rules, complex_ok=kind == "sgd")
     return maximized(request, tx)
 
 
@@ -67,7 +64,8 @@ def _modded(request: Request) -> optax.GradientTransformation:
         ties="keep",
     )
     direction = scale_by_adam(b1, b2, request["eps"], epsilon="hat")
-    return in_float32(optax.chain(direction, scale_by_learning_rate(rate), decay))
+    tx = optax.chain(direction, scale_by_learning_rate(rate), decay)
+    return complete(request.name, tx, request.rules)
 
 
 _MUP = {

@@ -3,7 +3,13 @@
 ``add_l2_gradient`` goes first in a chain, ``decay_weights`` last; the others say where they go.
 """
 
-from wdlab.decay.leafwise import check_leaves, map_decayed, next_count, warn_if_rounded_away
+from wdlab.decay.leafwise import (
+    check_leaves,
+    check_shrink,
+    map_decayed,
+    next_count,
+    warn_if_rounded_away,
+)
 from wdlab.decay.norm_bounds import constrain_norms
 from wdlab.decay.penalties import decay_huber, decay_l1, decay_proximal
 from wdlab.decay.sequential import decay_then_step, step_then_decay
@@ -22,6 +28,7 @@ __all__ = [
     "DecayWeightsState",
     "add_l2_gradient",
     "check_leaves",
+    "check_shrink",
     "constrain_norms",
     "decay_corrected",
     "decay_huber",

@@ -9,19 +9,23 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_number, check_schedule, is_zero, require_params
+from wdlab._core.checks import check_number, is_zero, require_params
 from wdlab._core.dtypes import (
-    check_float_leaf,
+    check_leaf,
     in_each_dtype,
     is_16_bit,
+    is_fixed,
     lost_to_rounding,
+    untouched,
+    wider,
     working_dtype,
 )
 from wdlab._core.names import first_few
 from wdlab.rules import RuleWarning, decisions, warn_if_idle
-from wdlab.schedules import ScalarOrSchedule, peak_value
+from wdlab.schedules import ScalarOrSchedule, largest_product, peak_value
 
 PyTree = Any
+_ROUNDING = 1e-6  # Of a product of float32 numbers that is 1.
 
 
 def map_decayed(
@@ -33,11 +37,13 @@ def map_decayed(
     coefficient: Any,
     reference: PyTree = None,
 ) -> PyTree:
-    """Applies ``function(u, coefficient * s, p, ref)`` where s > 0, keeping every dtype.
+    """Applies ``function(u, coefficient * s, p, ref)`` where s > 0.
+
+    Every update comes back in the wider dtype of itself and its parameter.
 
     Args:
       name: Of the transformation, for messages.
-      function: Of one leaf, in the working dtype (float32 for 16-bit leaves).
+      function: Of one leaf, in that dtype, float32 for 16-bit leaves.
       updates: The finished steps.
       params: Like ``updates``.
       rules: Which leaves, and how much.
@@ -63,28 +69,47 @@ def map_decayed(
     references = [None] * len(leaves) if reference is None else jax.tree.leaves(reference)
 
     def apply(u: jax.Array, decision: Any, ref: Any) -> jax.Array:
+        dtype = wider(u, decision.leaf)
         if decision.scale == 0:
-            return u
-        wide = jnp.promote_types(working_dtype(u), working_dtype(decision.leaf))
+            return untouched(u, decision.leaf) if is_fixed(u) else jnp.asarray(u, dtype)
+        wide = working_dtype(dtype)
         strength = strengths[decision.scale](wide)
         ref = None if ref is None else jnp.asarray(ref, wide)
         new = function(jnp.asarray(u, wide), strength, jnp.asarray(decision.leaf, wide), ref)
-        return new.astype(jnp.result_type(u))
+        return new.astype(dtype)
 
     return jax.tree.unflatten(treedef, map(apply, leaves, made, references))
 
 
-def check_leaves(params: PyTree, rules: PyTree) -> None:
-    """Refuses at ``init`` the decayed leaves that are no floats: they would be truncated.
+def check_leaves(
+    params: PyTree,
+    rules: PyTree,
+    *shrinks: ScalarOrSchedule,
+    needs: str = "weight decay",
+    complex_ok: bool = False,
+) -> None:
+    """Refuses at ``init`` the decayed leaves that are no floats, and a shrink of more than 1.
+
+    Args:
+      params: Pytree of arrays.
+      rules: Which leaves decay, and how much.
+      *shrinks: ``weight_decay`` and ``kappa_t``, whose product with a leaf's scale must not be
+        above 1; none where the step has no such limit.
+      needs: Who needs floats, for the message.
+      complex_ok: Whether it is right for complex leaves too.
 
     >>> check_leaves({"steps": jnp.zeros(2, jnp.int32)}, 1.0)
     Traceback (most recent call last):
-    TypeError: parameter 'steps' is int32; weight decay needs real floats. ...
+    TypeError: parameter 'steps' is int32; weight decay needs floats of 16 bits or more. ...
     """
     warn_if_idle(params, rules)
-    for decision in decisions(params, rules):
+    made = decisions(params, rules)
+    for decision in made:
         if decision.scale > 0:
-            check_float_leaf(decision.path, decision.leaf)
+            check_leaf(decision.path, decision.leaf, needs=needs, complex_ok=complex_ok)
+    if shrinks and made:
+        most = max(made, key=lambda decision: decision.scale)
+        check_shrink(*shrinks, scale=most.scale, path=most.path)
 
 
 def warn_if_rounded_away(
@@ -122,22 +147,39 @@ def next_count(count: jax.Array) -> jax.Array:
 
 
 def check_decay(weight_decay: ScalarOrSchedule, kappa: ScalarOrSchedule) -> None:
-    """Refuses senseless numbers, and a shrink of more than 1 a step.
+    """Refuses a strength or a multiplier that is no number >= 0, and a shrink above 1 a step.
 
     >>> check_decay(0.1, 20.0)
     Traceback (most recent call last):
     ValueError: weight_decay 0.1 times multiplier 20 shrinks weights by 2 a step; ...
     """
     check_number("weight_decay", weight_decay, schedule=True)
-    check_schedule("weight_decay", weight_decay)
     check_number("multiplier", kappa, schedule=True)
-    check_schedule("multiplier", kappa)
-    peak_kappa, peak_decay = peak_value(kappa), peak_value(weight_decay)
-    if peak_kappa is None or peak_decay is None:
+    check_shrink(weight_decay, kappa)
+
+
+def check_shrink(
+    weight_decay: ScalarOrSchedule,
+    kappa: ScalarOrSchedule,
+    *,
+    scale: float = 1.0,
+    path: str = "",
+    by: str = "multiplier",
+) -> None:
+    """Refuses a shrink of more than 1 a step, where it is known before the program runs.
+
+    ``by`` names ``kappa`` in the message, ``path`` the leaf whose scale it is.
+
+    >>> check_shrink(0.1, 0.5, scale=100.0, path="kernel")
+    Traceback (most recent call last):
+    ValueError: weight_decay 0.1 times multiplier 0.5 times the scale 100 of 'kernel' shrinks ...
+    """
+    product, factors = largest_product(weight_decay, kappa)
+    if product * scale <= 1 + _ROUNDING:
         return
-    if peak_kappa * peak_decay > 1:
-        raise ValueError(
-            f"weight_decay {peak_decay:g} times multiplier {peak_kappa:g} shrinks weights by "
-            f"{peak_kappa * peak_decay:g} a step; more than 1 flips their sign. A weight decay "
-            "of 0.1 as in torch is multiplied by the learning rate: multiplier=learning_rate."
-        )
+    of_leaf = f" times the scale {scale:g} of {path!r}" if path and scale != 1 else ""
+    raise ValueError(
+        f"weight_decay {factors[0]:g} times {by} {factors[1]:g}{of_leaf} shrinks weights by "
+        f"{product * scale:g} a step; more than 1 flips their sign. A weight decay of 0.1 as in "
+        "torch is multiplied by the learning rate: multiplier=learning_rate, or coupling='lr'."
+    )

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_choice, check_number, check_schedule, check_whole
-from wdlab._core.dtypes import cast, on_values, working_dtype
+from wdlab._core.checks import check_choice, check_number, check_whole
+from wdlab._core.dtypes import is_fixed, on_values, squares, working_dtype
 from wdlab._core.transformation import transformation
 from wdlab.decay.leafwise import check_leaves, map_decayed, next_count
 from wdlab.rules import ALL, normalize_rules
@@ -96,7 +96,6 @@ def constrain_norms(
     check_number("min_growth", min_growth)
     kappa = 1.0 if multiplier is None else multiplier
     check_number("multiplier", kappa, schedule=True)
-    check_schedule("multiplier", kappa)
     rules = normalize_rules(rules)
 
     def set_bound(leaf: LeafConstraint, squared: jax.Array, count: jax.Array) -> LeafConstraint:
@@ -105,7 +104,7 @@ def constrain_norms(
         return _sample(leaf, squared, count, (sample_steps, ema_rate, min_growth))
 
     def init_fn(params: PyTree) -> ConstrainNormsState:
-        check_leaves(params, rules)
+        check_leaves(params, rules, needs="constrain_norms")
         leaves = [_start(leaf, method, value) for leaf in jax.tree.leaves(params)]
         return ConstrainNormsState(jnp.zeros([], jnp.int32), _like(params, leaves))
 
@@ -144,21 +143,23 @@ def _norms(params: PyTree | None, updates: PyTree) -> list[tuple[jax.Array, int]
     """Squared norm and size of every stepped leaf; nothing where params are missing."""
 
     def squared(p: jax.Array, u: jax.Array) -> tuple[jax.Array, int]:
+        if is_fixed(p):
+            return jnp.zeros([]), 1
         z = jnp.asarray(p, working_dtype(p)) + jnp.asarray(u, working_dtype(u))
-        return jnp.sum(jnp.square(z)), max(1, z.size)
+        return jnp.sum(squares(z)), max(1, z.size)
 
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(updates), strict=False)
     return [squared(p, u) for p, u in pairs]
 
 
 def _start(leaf: Any, method: str, value: float | None) -> LeafConstraint:
-    dtype = jnp.promote_types(working_dtype(leaf), jnp.float32)
+    dtype = jnp.dtype(jnp.float32) if is_fixed(leaf) else jnp.finfo(working_dtype(leaf)).dtype
     bound = jnp.asarray(jnp.inf, dtype)
     if method == "uniform":
         bound = jnp.asarray(value, dtype)
-    if method == "dependent":
+    if method == "dependent" and not is_fixed(leaf):
         factor = jnp.asarray(value, dtype)
-        bound = on_values(lambda x: factor * jnp.sum(jnp.square(x)), cast(leaf, dtype))
+        bound = on_values(lambda x: factor * jnp.sum(squares(x)), leaf)
     zeros = [jnp.zeros([], dtype) for _ in range(4)]  # Own buffers: one twice cannot be donated.
     return LeafConstraint(bound, *zeros)
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_choice, check_number, check_schedule, is_zero
+from wdlab._core.checks import check_choice, check_number, is_zero
 from wdlab._core.transformation import transformation
-from wdlab.decay.leafwise import check_decay, check_leaves, map_decayed, next_count
+from wdlab.decay.leafwise import check_leaves, check_shrink, map_decayed, next_count
 from wdlab.rules import ALL, normalize_rules
 from wdlab.schedules import ScalarOrSchedule, value_at
 
@@ -69,7 +69,7 @@ def decay_proximal(
         divided = k / (1 + k)
         return u - divided * (p + u if of == "stepped" else p)
 
-    return _penalty("decay_proximal", shrink, weight_decay, multiplier, rules)
+    return _penalty("decay_proximal", shrink, weight_decay, multiplier, rules, complex_ok=True)
 
 
 def decay_l1(
@@ -144,13 +144,12 @@ def decay_huber(
     Source: AdamHD, Guo & Fan 2025, arXiv 2511.14721, the gradient of its penalty; Huber 1964.
     """
     check_number("delta", delta, low_open=True)
-    check_decay(weight_decay, 1.0 if multiplier is None else multiplier)
 
     def pull(u: jax.Array, k: jax.Array, p: jax.Array, _: Any) -> jax.Array:
         limit = jnp.asarray(delta, p.dtype)
         return u - k * jnp.clip(p, -limit, limit)
 
-    return _penalty("decay_huber", pull, weight_decay, multiplier, rules)
+    return _penalty("decay_huber", pull, weight_decay, multiplier, rules, limited=True)
 
 
 def _penalty(
@@ -159,16 +158,21 @@ def _penalty(
     weight_decay: ScalarOrSchedule,
     multiplier: ScalarOrSchedule | None,
     rules: PyTree,
+    *,
+    limited: bool = False,
+    complex_ok: bool = False,
 ) -> optax.GradientTransformation:
-    """A term that needs the step, its strength k and the weight: u <- function(u, k, theta)."""
+    """A term of the step, its strength k and the weight; ``limited``: k must not be above 1."""
     kappa = 1.0 if multiplier is None else multiplier
-    for argument, value in (("weight_decay", weight_decay), ("multiplier", kappa)):
-        check_number(argument, value, schedule=True)
-        check_schedule(argument, value)
+    check_number("weight_decay", weight_decay, schedule=True)
+    check_number("multiplier", kappa, schedule=True)
+    known = (weight_decay, kappa) if limited else ()
+    if limited:
+        check_shrink(*known)
     rules = normalize_rules(rules)
 
     def init_fn(params: PyTree) -> PenaltyState:
-        check_leaves(params, rules)
+        check_leaves(params, rules, *known, needs=name, complex_ok=complex_ok)
         return PenaltyState(jnp.zeros([], jnp.int32))
 
     def update_fn(

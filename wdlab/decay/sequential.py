@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wdlab._core.dtypes import is_fixed
 from wdlab._core.transformation import with_extra_args
 
 PyTree = Any
@@ -101,9 +102,13 @@ def _in_turn(
         zeros = jax.tree.map(jnp.zeros_like, updates)
         for_first, for_second = (updates, zeros) if gradient_to_first else (zeros, updates)
         u1, state1 = first.update(for_first, state.first, params, **extra_args)
-        # Parts that need params say so themselves.
-        moved = None if params is None else optax.apply_updates(params, u1)
+        moved = None if params is None else jax.tree.map(_moved, params, u1)
         u2, state2 = second.update(for_second, state.second, moved, **extra_args)
         return jax.tree.map(jnp.add, u1, u2), InTurnState(state1, state2)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _moved(param: jax.Array, update: jax.Array) -> jax.Array:
+    """As ``optax.apply_updates``, which rounds to the dtype of a 16-bit weight."""
+    return param if is_fixed(param) else param + update

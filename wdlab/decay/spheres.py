@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_number, check_schedule
-from wdlab._core.dtypes import cast, on_values, working_dtype
+from wdlab._core.checks import check_number
+from wdlab._core.dtypes import cast, is_fixed, on_values, squares, working_dtype
 from wdlab._core.transformation import transformation
 from wdlab.decay.leafwise import check_leaves, map_decayed, next_count
 from wdlab.rules import decay_scales, normalize_rules
@@ -61,7 +61,6 @@ def hyperball(learning_rate: ScalarOrSchedule, *, rules: PyTree) -> optax.Gradie
     Source: Wen et al. 2026, arXiv 2606.16899 (AdamH, MuonH).
     """
     check_number("learning_rate", learning_rate, schedule=True)
-    check_schedule("learning_rate", learning_rate)
 
     def move(w: jax.Array, u: jax.Array, radius: jax.Array, rate: jax.Array) -> jax.Array:
         norm, held = _norm(u), radius > 0
@@ -71,11 +70,12 @@ def hyperball(learning_rate: ScalarOrSchedule, *, rules: PyTree) -> optax.Gradie
         return jnp.where(norm > 0, jnp.where(held, on_sphere, -step), 0.0)
 
     def rest(updates: PyTree, scales: PyTree, rate: Any) -> PyTree:
-        return jax.tree.map(
-            lambda u, s: u if s > 0 else (-rate * jnp.asarray(u, working_dtype(u))).astype(u.dtype),
-            updates,
-            scales,
-        )
+        def step(u: jax.Array, scale: float) -> jax.Array:
+            if scale > 0 or is_fixed(u):
+                return u
+            return (-rate * jnp.asarray(u, working_dtype(u))).astype(u.dtype)
+
+        return jax.tree.map(step, updates, scales)
 
     return _on_spheres("hyperball", move, rest, learning_rate, rules)
 
@@ -117,8 +117,8 @@ def _on_spheres(
     rules = normalize_rules(rules)
 
     def init_fn(params: PyTree) -> HyperballState:
-        check_leaves(params, rules)
-        radius = jax.tree.map(lambda p: on_values(_norm, cast(p, working_dtype(p))), params)
+        check_leaves(params, rules, needs=name)
+        radius = jax.tree.map(_radius, params)
         return HyperballState(jnp.zeros([], jnp.int32), radius)
 
     def update_fn(
@@ -140,13 +140,19 @@ def _like(tree: PyTree, scales: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(tree), jax.tree.leaves(scales))
 
 
+def _radius(param: Any) -> Any:
+    if is_fixed(param):
+        return jnp.zeros([])
+    return on_values(_norm, cast(param, working_dtype(param)))
+
+
 def _norm(x: jax.Array) -> jax.Array:
     """Frobenius norm, of the entries divided by the largest, so that no square over- or underflows.
 
     A Frobenius norm's square needs twice the exponent: 1e-30 has none in float32.
     """
     largest = jnp.max(jnp.abs(x), initial=0.0)
-    return largest * jnp.sqrt(jnp.sum(jnp.square(_divide(x, largest))))
+    return largest * jnp.sqrt(jnp.sum(squares(_divide(x, largest))))
 
 
 def _divide(x: jax.Array, by: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.arguments import answers
-from wdlab._core.checks import check_choice, check_number, check_schedule, is_zero
+from wdlab._core.checks import check_choice, check_number, is_zero
 from wdlab._core.dtypes import cast
 from wdlab._core.dtypes import in_float32 as in_float32
 from wdlab._core.transformation import transformation
@@ -67,11 +67,10 @@ def add_l2_gradient(
     3.0
     """
     check_number("strength", strength, schedule=True)
-    check_schedule("strength", strength)
     rules = normalize_rules(rules)
 
     def init_fn(params: PyTree) -> AddL2GradientState:
-        check_leaves(params, rules)
+        check_leaves(params, rules, needs="add_l2_gradient", complex_ok=True)
         return AddL2GradientState(count=jnp.zeros([], jnp.int32))
 
     def update_fn(
@@ -137,8 +136,9 @@ def decay_weights(
     rules = normalize_rules(rules)
 
     def init_fn(params: PyTree) -> DecayWeightsState:
-        check_leaves(params, rules)
-        warn_if_rounded_away(params, rules, weight_decay, kappa)
+        known = (weight_decay, kappa)
+        check_leaves(params, rules, *known, needs="decay_weights", complex_ok=not cautious)
+        warn_if_rounded_away(params, rules, *known)
         return DecayWeightsState(jnp.zeros([], jnp.int32), _reference(params, toward))
 
     def update_fn(

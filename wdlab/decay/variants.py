@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_number, check_schedule, is_zero, require_params
-from wdlab._core.dtypes import cast, working_dtype
+from wdlab._core.checks import check_number, is_zero, require_params
+from wdlab._core.dtypes import cast, is_fixed, working_dtype
 from wdlab._core.transformation import transformation
 from wdlab.decay.leafwise import check_decay, check_leaves, map_decayed, next_count
 from wdlab.rules import ALL, decay_scales, normalize_rules
@@ -83,7 +83,8 @@ def decay_corrected(
     rules, normalized = normalize_rules(rules), normalize_rules(normalized)
 
     def init_fn(params: PyTree) -> DecayCorrectedState:
-        check_leaves(params, rules)
+        known = (weight_decay, learning_rate)
+        check_leaves(params, rules, *known, needs="decay_corrected", complex_ok=True)
         decay_scales(params, normalized)  # Fail here, not in the first compiled step.
         return DecayCorrectedState(jnp.zeros([], jnp.int32))
 
@@ -152,12 +153,14 @@ def decay_toward_ema(
     kappa = 1.0 if multiplier is None else multiplier
     check_decay(weight_decay, kappa)
     check_number("ema_rate", ema_rate, high=1.0, schedule=True)
-    check_schedule("ema_rate", ema_rate)
     rules = normalize_rules(rules)
 
     def init_fn(params: PyTree) -> DecayTowardEmaState:
-        check_leaves(params, rules)
-        ema = jax.tree.map(lambda p: cast(p, working_dtype(p), copy=True), params)
+        known = (weight_decay, kappa)
+        check_leaves(params, rules, *known, needs="decay_toward_ema", complex_ok=True)
+        ema = jax.tree.map(
+            lambda p: p if is_fixed(p) else cast(p, working_dtype(p), copy=True), params
+        )
         return DecayTowardEmaState(jnp.zeros([], jnp.int32), ema)
 
     def update_fn(
@@ -179,6 +182,8 @@ def _moved(ema: PyTree, params: PyTree, rate: Any) -> PyTree:
     leaves, structure = jax.tree.flatten(ema)
 
     def move(e: jax.Array, p: jax.Array) -> jax.Array:
+        if is_fixed(e):
+            return e
         rho = jnp.asarray(rate, e.dtype)
         return rho * e + (1 - rho) * jnp.asarray(p, e.dtype)
 

@@ -18,11 +18,11 @@ import optax
 
 from wdlab._core.arguments import answers
 from wdlab._core.checks import check_number, is_zero
-from wdlab._core.dtypes import in_float32
 from wdlab._core.transformation import transformation
 from wdlab.decay import add_l2_gradient, check_leaves, decay_weights
 from wdlab.groups.group import Group, assign_groups, normalize_groups
 from wdlab.groups.transforms import freeze_groups, scale_by_groups
+from wdlab.optimizers import complete
 from wdlab.rules import NO_BIAS_OR_NORM, decisions, normalize_rules
 from wdlab.schedules import ScalarOrSchedule, check_coupling, multiplier_of, peak_value
 
@@ -94,7 +94,7 @@ def grouped(
         )
     )
     parts = (decay, direction, step) if coupling == "l2" else (direction, step, decay)
-    return freeze_groups(in_float32(optax.chain(*parts)), groups)
+    return freeze_groups(complete("grouped", optax.chain(*parts), rules, complex_ok=True), groups)
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,11 @@ def _decay_by_groups(decay: _GroupDecay) -> optax.GradientTransformation:
         decay.term(rate, 0.0)  # Refuses bad numbers now.
 
     def init_fn(params: PyTree) -> PyTree:
-        check_leaves(params, decay.rules)  # Warns of the user's own rules, not of the products.
-        return decay.term(decay.rates()[0], decay.scales(params)).init(params)
+        check_leaves(params, decay.rules, complex_ok=True)  # Warns of the user's own rules.
+        first, *others = decay.rates()
+        for rate in others:  # Refuses shrinks above 1.
+            decay.term(rate, decay.scales(params, rate)).init(params)
+        return decay.term(first, decay.scales(params)).init(params)
 
     def update_fn(
         updates: PyTree, state: Any, params: PyTree | None = None

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wdlab._core.checks import check_number, check_schedule
+from wdlab._core.checks import check_number
 from wdlab._core.names import first_few
 from wdlab.rules import (
     Ndim,
@@ -70,7 +70,6 @@ class Group:
         if own:
             what = f"learning_rate of Group({self.pattern!r})"
             check_number(what, self.learning_rate, schedule=True)
-            check_schedule(what, self.learning_rate)
         if own and self.learning_rate_scale != 1.0:
             raise ValueError(
                 f"Group({self.pattern!r}) has a learning_rate and a learning_rate_scale of "

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_number, check_schedule
-from wdlab._core.dtypes import check_float_leaf
+from wdlab._core.checks import check_number
+from wdlab._core.dtypes import check_leaf, is_fixed
 from wdlab._core.transformation import transformation, with_extra_args
 from wdlab.decay import next_count
 from wdlab.groups.group import Assignment, Group, assign_groups, idle_groups, normalize_groups
@@ -47,11 +47,10 @@ def scale_by_groups(
     """
     groups = normalize_groups(groups)
     check_number("learning_rate", learning_rate, schedule=True)
-    check_schedule("learning_rate", learning_rate)
 
     def init_fn(params: PyTree) -> ScaleByGroupsState:
         for assignment in assign_groups(params, groups):
-            check_float_leaf(assignment.path, assignment.leaf)
+            check_leaf(assignment.path, assignment.leaf, needs="scale_by_groups", complex_ok=True)
         return ScaleByGroupsState(count=jnp.zeros([], jnp.int32))
 
     def update_fn(
@@ -106,12 +105,16 @@ def freeze_groups(
         new, state = inner.update(_hidden(updates, assigned), state, hidden_params, **extra_args)
         trained = iter(jax.tree.leaves(new))
         steps = [
-            jnp.full_like(u, -0.0) if a.group.frozen else next(trained)
+            _unmoved(u, a.leaf) if a.group.frozen else next(trained)
             for u, a in zip(leaves, assigned, strict=True)
         ]
         return jax.tree.unflatten(treedef, steps), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _unmoved(update: jax.Array, param: jax.Array) -> jax.Array:
+    return jnp.zeros_like(param) if is_fixed(param) else jnp.full_like(update, -0.0)
 
 
 def _hidden(tree: PyTree, assigned: list[Assignment]) -> PyTree:

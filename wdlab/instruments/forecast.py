@@ -9,6 +9,7 @@ import numpy as np
 
 from wdlab._core.checks import check_number, check_whole
 from wdlab._core.dtypes import lost_to_rounding
+from wdlab._core.probing import check_values
 from wdlab.schedules import ScalarOrSchedule, peak_value
 
 _BLOCK = 1 << 20  # Steps whose values are in memory at once.
@@ -67,8 +68,6 @@ def decay_profile(
     'acts within the run'
     """
     kappa = 1.0 if multiplier is None else multiplier
-    check_number("weight_decay", weight_decay, schedule=True)
-    check_number("multiplier", kappa, schedule=True)
     check_whole("total_steps", total_steps)
     if total_steps >= 2**31:
         raise ValueError(f"total_steps must be below 2**31, got {total_steps}: steps, not tokens.")
@@ -92,18 +91,22 @@ def _over_the_run(weight_decay: Any, kappa: Any, total_steps: int) -> tuple[floa
     largest, exponent = 0.0, 0.0
     for first in range(0, total_steps, _BLOCK):
         steps = np.arange(first, min(first + _BLOCK, total_steps), dtype=np.int32)
-        shrinks = _values(weight_decay, steps) * _values(kappa, steps)
+        shrinks = _values("weight_decay", weight_decay, steps)
+        shrinks = shrinks * _values("multiplier", kappa, steps)
         largest = float(np.maximum(largest, shrinks.max()))
         with np.errstate(divide="ignore"):
             exponent -= float(np.log1p(-np.minimum(shrinks, 1.0)).sum())
     return largest, exponent
 
 
-def _values(value: ScalarOrSchedule, steps: np.ndarray) -> np.ndarray:
+def _values(name: str, value: ScalarOrSchedule, steps: np.ndarray) -> np.ndarray:
     """The values at these steps, float64; the schedule runs vectorized."""
     if not callable(value):
+        check_number(name, value)
         return np.full(len(steps), float(value))
-    return np.asarray(jax.vmap(value)(steps), np.float64)
+    values = np.asarray(jax.vmap(value)(steps), np.float64)
+    check_values(name, values, steps, always=True)
+    return values
 
 
 def _half_life(shrink: float) -> float:

@@ -88,7 +88,7 @@ def effective_learning_rate(
     for state in states:
         # Before the first update v is 0, and so is its correction.
         corrected = 1.0 if b2 is None else one_minus_power(b2, jnp.maximum(state.count, 1))
-        for v in jax.tree.leaves(widen(state.nu)):
+        for v in map(jnp.real, jax.tree.leaves(widen(state.nu))):  # Optax' is complex by dtype.
             rates = learning_rate / (jnp.sqrt(v / jnp.asarray(corrected, v.dtype)) + eps)
             total, entries = total + jnp.sum(rates), entries + v.size
     return total / entries

@@ -133,10 +133,14 @@ def decayed_norms(params: PyTree, rules: PyTree) -> Scalars:
 
 
 def dot(one: PyTree, two: PyTree) -> jax.Array:
-    """The dot product over all leaves, summed in float32 or wider.
+    """The dot product over all leaves, summed in float32 or wider; its real part, if complex.
 
     >>> float(dot({"a": jnp.array([1.0, 2.0])}, {"a": jnp.array([3.0, 4.0])}))
     11.0
     """
-    products = jax.tree.map(lambda a, b: jnp.sum(a * b), widen(one), widen(two))
+    products = jax.tree.map(lambda a, b: jnp.sum(_product(a, b)), widen(one), widen(two))
     return sum(jax.tree.leaves(products), jnp.zeros(()))
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.real(jnp.conj(a) * b) if jnp.iscomplexobj(a) or jnp.iscomplexobj(b) else a * b

@@ -13,10 +13,9 @@ import optax
 from jax.typing import ArrayLike, DTypeLike
 
 from wdlab._core.arguments import answers
-from wdlab._core.checks import check_choice, check_number, check_schedule
-from wdlab._core.dtypes import in_float32
+from wdlab._core.checks import check_choice, check_number, named_errors
 from wdlab.decay import add_l2_gradient, decay_then_step, decay_weights
-from wdlab.optimizers.assembly import scale_by_learning_rate
+from wdlab.optimizers.assembly import complete, scale_by_learning_rate
 from wdlab.preconditioners import (
     ClippingDirection,
     FactoredAxes,
@@ -119,34 +118,36 @@ def adafactor(
     Source: Shazeer & Stern, https://arxiv.org/abs/1804.04235, Algorithms 4 to 6; the systems in
     :data:`wdlab.conventions.adafactor_presets.PRESETS`.
     """
-    check_number("learning_rate", learning_rate, schedule=True)
-    check_schedule("learning_rate", learning_rate)
-    rate = relative_step(learning_rate) if inverse_sqrt_cap else learning_rate
-    direction = scale_by_adafactor(
-        beta2_exponent=beta2_exponent,
-        beta2_cap=beta2_cap,
-        beta2_offset=beta2_offset,
-        axes=axes,
-        min_dim_size_to_factor=min_dim_size_to_factor,
-        eps1=eps1,
-        epsilon=epsilon,
-        clipping_threshold=clipping_threshold,
-        clipping_direction=clipping_direction,
-    )
-    parts = _step_parts(
-        direction=direction,
-        size=_size(parameter_scale, max_parameter_scale),
-        signed=scale_by_learning_rate(rate),
-        average=_average(momentum, momentum_dtype),
-        momentum_of=momentum_of,
-    )
-    if coupling == "parameter_scale":
-        bounds = (parameter_scale, max_parameter_scale)
-        decay = _decay_by_size(weight_decay, rate, bounds, rules)
-    else:
-        coupling = check_coupling("adafactor", coupling, learning_rate, weight_decay)
-        decay = _decay(weight_decay, coupling, rules, learning_rate, peak_learning_rate)
-    return in_float32(_ordered(optax.chain(*parts), decay, coupling, decay_first))
+    with named_errors("adafactor"):
+        check_number("learning_rate", learning_rate, schedule=True)
+        rate = relative_step(learning_rate) if inverse_sqrt_cap else learning_rate
+        direction = scale_by_adafactor(
+            beta2_exponent=beta2_exponent,
+            beta2_cap=beta2_cap,
+            beta2_offset=beta2_offset,
+            axes=axes,
+            min_dim_size_to_factor=min_dim_size_to_factor,
+            eps1=eps1,
+            epsilon=epsilon,
+            clipping_threshold=clipping_threshold,
+            clipping_direction=clipping_direction,
+        )
+        size, average = optax.identity(), _average(momentum, momentum_dtype)
+        if parameter_scale is not None:
+            size = scale_by_parameter_scale(parameter_scale, maximum=max_parameter_scale)
+        check_choice("momentum_of", momentum_of, get_args(MomentumOf))
+        # The place of the average says what is averaged.
+        step = direction, size, scale_by_learning_rate(rate), average
+        if momentum_of == "direction":
+            step = direction, average, size, scale_by_learning_rate(rate)
+        if coupling == "parameter_scale":
+            bounds = parameter_scale, max_parameter_scale
+            decay = _decay_by_size(weight_decay, rate, bounds, rules)
+        else:
+            coupling = check_coupling("adafactor", coupling, learning_rate, weight_decay)
+            decay = _decay(weight_decay, coupling, rules, learning_rate, peak_learning_rate)
+        tx = _ordered(optax.chain(*step), decay, coupling, decay_first)
+        return complete("adafactor", tx, rules)
 
 
 def scale_by_adafactor(
@@ -181,27 +182,6 @@ def scale_by_adafactor(
     )
     # The state of a chain with clip_by_block_rms, which would keep a copy of the direction.
     return direction if clipping is None else optax.chain(direction, optax.identity())
-
-
-def _step_parts(
-    *,
-    direction: optax.GradientTransformation,
-    size: optax.GradientTransformation,
-    signed: optax.GradientTransformation,
-    average: optax.GradientTransformation,
-    momentum_of: str,
-) -> tuple[optax.GradientTransformation, ...]:
-    """Orders the parts of the step: the place of the average says what is averaged."""
-    check_choice("momentum_of", momentum_of, get_args(MomentumOf))
-    if momentum_of == "direction":
-        return direction, average, size, signed
-    return direction, size, signed, average
-
-
-def _size(minimum: ArrayLike | None, maximum: ArrayLike | None) -> optax.GradientTransformation:
-    if minimum is None:
-        return optax.identity()
-    return scale_by_parameter_scale(minimum, maximum=maximum)
 
 
 def _average(momentum: ArrayLike | None, dtype: DTypeLike | None) -> optax.GradientTransformation:

@@ -2,7 +2,8 @@
 
 Every factory has the shape ``(learning_rate, *, weight_decay=0.0, coupling, rules, ...)``; the
 coupling (:mod:`wdlab.schedules.couplings`) has no default. All of them compute in float32 for
-16-bit parameters and keep their state's structure whether a number or a schedule is given.
+16-bit parameters, keep their state's structure whether a number or a schedule is given, and put
+their name before every complaint.
 """
 
 from typing import Any
@@ -10,10 +11,9 @@ from typing import Any
 import optax
 
 from wdlab._core.arguments import answers
-from wdlab._core.checks import check_number, is_zero
+from wdlab._core.checks import check_number, is_zero, named_errors
 from wdlab.optimizers.adafactor_chain import adafactor as adafactor
 from wdlab.optimizers.assembly import assemble
-from wdlab.optimizers.injection import inject_hyperparams as inject_hyperparams
 from wdlab.preconditioners import scale_by_adam, scale_by_lion
 from wdlab.rules import NO_BIAS_OR_NORM
 from wdlab.schedules import ScalarOrSchedule
@@ -42,13 +42,14 @@ def sgd(
       learning_rate: Number >= 0 or schedule of the step count.
       weight_decay: ``lambda`` >= 0, number or schedule; its unit depends on ``coupling``.
       coupling: One of :data:`wdlab.schedules.COUPLINGS`; required unless ``weight_decay`` is 0.
-      rules: Which leaves decay, and how much; see :func:`wdlab.decay_scales`.
+      rules: Which leaves decay, and how much; see :func:`wdlab.decay_scales`. Integer leaves that
+        they exempt stay as they are.
       momentum: ``mu`` in [0, 1); 0 keeps no buffer.
       nesterov: Whether the step looks ahead by one momentum step.
       peak_learning_rate: Required for "schedule" with a schedule that does not carry its peak.
 
     Raises:
-      TypeError, ValueError: At construction for senseless numbers or a missing coupling; from
+      TypeError, ValueError: At construction for numbers out of range or a missing coupling; from
         ``init`` for leaves that are no floats or that no rule decides.
 
     >>> import jax.numpy as jnp
@@ -57,13 +58,8 @@ def sgd(
     >>> float(tx.update(grads, tx.init(params), params)[0]["kernel"])  # -0.5 * (1 + 0.25 * 4)
     -1.0
     """
-    check_number("momentum", momentum, high=1.0, high_open=True)
-    direction = (
-        optax.identity() if is_zero(momentum) else optax.trace(decay=momentum, nesterov=nesterov)
-    )
-    return assemble(
-        "sgd", direction, learning_rate, weight_decay, coupling, rules, peak_learning_rate
-    )
+    decay = weight_decay, coupling, rules, peak_learning_rate
+    return _sgd("sgd", learning_rate, decay, momentum, nesterov)
 
 
 @answers
@@ -90,15 +86,17 @@ def sgdw(
     >>> float(tx.update(grads, tx.init(params), params)[0]["kernel"])  # -0.5*1 - 0.5*0.25*4
     -1.0
     """
-    return sgd(
-        learning_rate,
-        weight_decay=weight_decay,
-        coupling=coupling,
-        rules=rules,
-        momentum=momentum,
-        nesterov=nesterov,
-        peak_learning_rate=peak_learning_rate,
-    )
+    decay = weight_decay, coupling, rules, peak_learning_rate
+    return _sgd("sgdw", learning_rate, decay, momentum, nesterov)
+
+
+def _sgd(
+    name: str, learning_rate: ScalarOrSchedule, decay: tuple, momentum: Any, nesterov: bool
+) -> optax.GradientTransformation:
+    with named_errors(name):
+        check_number("momentum", momentum, high=1.0, high_open=True)
+        direction = None if is_zero(momentum) else optax.trace(decay=momentum, nesterov=nesterov)
+        return assemble(name, direction, learning_rate, *decay, complex_ok=True)
 
 
 @answers
@@ -118,19 +116,17 @@ def adam(
     One step is :math:`\theta \leftarrow \theta - lr_t \hat m / (\sqrt{\hat v} + \epsilon)` with
     :math:`g + \lambda s \theta` in both moments for "l2". That is not weight decay: the
     preconditioner divides it by the gradient's own size (Loshchilov & Hutter 2019, Proposition 2).
+    :func:`sgd` has the other Args and the Raises.
 
     Args:
       learning_rate: Number >= 0 or schedule of the step count.
       weight_decay: ``lambda`` >= 0, number or schedule; its unit depends on ``coupling``.
-      coupling: One of :data:`wdlab.schedules.COUPLINGS`; required unless ``weight_decay`` is 0.
-      rules: Which leaves decay, and how much; see :func:`wdlab.decay_scales`.
+      coupling: As in :func:`sgd`.
+      rules: As there.
       b1: Decay of the first moment, in [0, 1).
       b2: Decay of the second moment, in [0, 1).
       eps: Added to the root of the bias-corrected second moment, >= 0; unit: gradient.
-      peak_learning_rate: Required for "schedule" with a schedule that does not carry its peak.
-
-    Raises:
-      TypeError, ValueError: As for :func:`sgd`.
+      peak_learning_rate: As there.
 
     >>> import jax.numpy as jnp
     >>> tx = adam(0.5)
@@ -138,13 +134,8 @@ def adam(
     >>> round(float(tx.update(grads, tx.init(params), params)[0]["kernel"]), 4)
     -0.5
     """
-    check_number("b1", b1, high=1.0, high_open=True)
-    check_number("b2", b2, high=1.0, high_open=True)
-    check_number("eps", eps)
-    direction = scale_by_adam(b1, b2, eps)
-    return assemble(
-        "adam", direction, learning_rate, weight_decay, coupling, rules, peak_learning_rate
-    )
+    decay = weight_decay, coupling, rules, peak_learning_rate
+    return _adam("adam", learning_rate, decay, b1, b2, eps)
 
 
 @answers
@@ -173,16 +164,8 @@ def adamw(
     >>> round(float(step), 4)  # -0.5 - 0.25 * 4
     -1.5
     """
-    return adam(
-        learning_rate,
-        weight_decay=weight_decay,
-        coupling=coupling,
-        rules=rules,
-        b1=b1,
-        b2=b2,
-        eps=eps,
-        peak_learning_rate=peak_learning_rate,
-    )
+    decay = weight_decay, coupling, rules, peak_learning_rate
+    return _adam("adamw", learning_rate, decay, b1, b2, eps)
 
 
 @answers
@@ -202,19 +185,9 @@ def radamw(
 
     One step is :math:`\theta \leftarrow \theta - lr_t r_t \hat m / (\sqrt{\hat v} + \epsilon) -
     \kappa_t \lambda s \theta`; while the variance of the adaptive rate is intractable it is
-    :math:`lr_t \hat m` alone, with the decay in full. :func:`adam` has the other Args and Raises.
-
-    Args:
-      learning_rate: Number >= 0 or schedule of the step count.
-      weight_decay: ``lambda`` >= 0, number or schedule.
-      coupling: One of :data:`wdlab.schedules.COUPLINGS`; required unless ``weight_decay`` is 0.
-      rules: Which leaves decay, and how much.
-      b1: Decay of the first moment, in [0, 1).
-      b2: Decay of the second moment, in (0, 1).
-      eps: Added to the root of the bias-corrected second moment, >= 0.
-      threshold: Length of the moving average from which on to rectify, >= 4: 5 in the authors'
-        code, torch and Optax, 4 in the paper.
-      peak_learning_rate: Required for "schedule" with a schedule that does not carry its peak.
+    :math:`lr_t \hat m` alone, with the decay in full. ``b2`` must be above 0, ``threshold``, the
+    length of the moving average from which on to rectify, at least 4: it is 5 in the authors' code,
+    torch and Optax, 4 in the paper. :func:`adam` has the other Args and the Raises.
 
     >>> import jax.numpy as jnp
     >>> tx = radamw(0.5, weight_decay=0.25, coupling="lr")
@@ -223,10 +196,17 @@ def radamw(
     >>> round(float(step), 4)  # -0.5 * 2 - 0.5 * 0.25 * 4
     -1.5
     """
-    direction = scale_by_adam(b1, b2, eps, rectification_threshold=threshold)
-    return assemble(
-        "radamw", direction, learning_rate, weight_decay, coupling, rules, peak_learning_rate
-    )
+    decay = weight_decay, coupling, rules, peak_learning_rate
+    return _adam("radamw", learning_rate, decay, b1, b2, eps, rectification_threshold=threshold)
+
+
+def _adam(
+    name: str, learning_rate: ScalarOrSchedule, decay: tuple, *numbers: Any, **conventions: Any
+) -> optax.GradientTransformation:
+    with named_errors(name):
+        check_number("b1", numbers[0], high=1.0, high_open=True)
+        direction = scale_by_adam(*numbers, **conventions)
+        return assemble(name, direction, learning_rate, *decay, complex_ok=True)
 
 
 @answers
@@ -243,17 +223,10 @@ def lionw(
     r"""Lion with decoupled weight decay (Chen et al. 2023, arXiv 2302.06675, Algorithm 2).
 
     One step is :math:`\theta \leftarrow \theta - lr_t\, sign(\beta_1 m + (1-\beta_1) g) -
-    \kappa_t \lambda s \theta`, then :math:`m \leftarrow \beta_2 m + (1-\beta_2) g`. The paper
-    means ``coupling="lr"``. :func:`adam` has the other Args and the Raises.
-
-    Args:
-      learning_rate: Number >= 0 or schedule; the size of every entry's step.
-      weight_decay: ``lambda`` >= 0, number or schedule.
-      coupling: One of :data:`wdlab.schedules.COUPLINGS`; required unless ``weight_decay`` is 0.
-      rules: Which leaves decay, and how much.
-      b1: Weight of the momentum in the step, in [0, 1).
-      b2: Decay of the momentum, in [0, 1).
-      peak_learning_rate: Required for "schedule" with a schedule that does not carry its peak.
+    \kappa_t \lambda s \theta`, then :math:`m \leftarrow \beta_2 m + (1-\beta_2) g`, so that
+    ``learning_rate`` is the size of every entry's step. The paper means ``coupling="lr"``.
+    ``b1`` is the weight of the momentum in the step, ``b2`` its decay, both in [0, 1).
+    :func:`sgd` has the other Args and the Raises.
 
     >>> import jax.numpy as jnp
     >>> tx = lionw(0.5, weight_decay=0.25, coupling="lr")
@@ -261,12 +234,6 @@ def lionw(
     >>> float(tx.update(grads, tx.init(params), params)[0]["kernel"])  # -0.5 - 0.5 * 0.25 * 4
     -1.0
     """
-    return assemble(
-        "lionw",
-        scale_by_lion(b1, b2),
-        learning_rate,
-        weight_decay,
-        coupling,
-        rules,
-        peak_learning_rate,
-    )
+    with named_errors("lionw"):
+        decay = weight_decay, coupling, rules, peak_learning_rate
+        return assemble("lionw", scale_by_lion(b1, b2), learning_rate, *decay)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.arguments import answers
-from wdlab._core.checks import check_number, check_schedule, is_zero
-from wdlab._core.dtypes import in_float32, step_number
-from wdlab._core.transformation import transformation
+from wdlab._core.checks import check_number, is_zero, named_errors
+from wdlab._core.dtypes import step_number
 from wdlab.decay import check_leaves, map_decayed, next_count
+from wdlab.optimizers.assembly import complete
 from wdlab.preconditioners import ScaleByAdamState, one_minus_power, scale_by_adam
 from wdlab.rules import NO_BIAS_OR_NORM, normalize_rules
 from wdlab.schedules import ScalarOrSchedule, value_at
@@ -69,16 +69,17 @@ def adams(
 
     Source: Xie et al. 2023, arXiv 2011.11152, Algorithm "AdamS", and the authors' swd_optim.
     """
-    for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
-        check_number(name, value, schedule=True)
-        check_schedule(name, value)
-    rules = normalize_rules(rules)
-    direction = scale_by_adam(b1, b2, eps, amsgrad="raw" if amsgrad else "off")
+    with named_errors("adams"):
+        check_number("learning_rate", learning_rate, schedule=True)
+        check_number("weight_decay", weight_decay, schedule=True)
+        rules = normalize_rules(rules)
+        direction = scale_by_adam(b1, b2, eps, amsgrad="raw" if amsgrad else "off")
 
-    def init_wide(params: PyTree) -> AdamSState:
+    def init_fn(params: PyTree) -> AdamSState:
+        check_leaves(params, rules)
         return AdamSState(jnp.zeros([], jnp.int32), direction.init(params))
 
-    def update_wide(
+    def update_fn(
         updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, AdamSState]:
         def decay(u: jax.Array, shrink: jax.Array, p: jax.Array, _: Any) -> jax.Array:
@@ -96,13 +97,7 @@ def adams(
         updates = map_decayed("adams", decay, updates, params, rules, shrink)
         return updates, AdamSState(next_count(state.count), moments)
 
-    wide = in_float32(optax.GradientTransformation(init_wide, update_wide))
-
-    def init_fn(params: PyTree) -> PyTree:
-        check_leaves(params, rules)
-        return wide.init(params)
-
-    return transformation(init_fn, wide.update)
+    return complete("adams", optax.GradientTransformation(init_fn, update_fn), rules)
 
 
 def _mean(tree: PyTree) -> jax.Array:

@@ -1,16 +1,22 @@
 """Gradient -> direction, without rate, sign or decay: Adam, Lion, Adafactor's parts, clipping."""
 
-from wdlab.preconditioners.adam import ScaleByAdamState, scale_by_adam
+from wdlab.preconditioners.adam import (
+    NesterovAdamState,
+    ScaleByAdamState,
+    scale_by_adam,
+    scale_by_nesterov_adam,
+)
 from wdlab.preconditioners.clipping import (
     ClippingDirection,
     clip_by_block_rms,
     clip_by_global_norm,
+    clip_by_leaf_norm,
     clipping_divisor,
 )
 from wdlab.preconditioners.factored import FactoredAxes, FactoredEpsilon, scale_by_factored_rms
+from wdlab.preconditioners.heavy_ball import momentum
 from wdlab.preconditioners.lion import scale_by_lion
 from wdlab.preconditioners.moments import one_minus_power
-from wdlab.preconditioners.nesterov_adam import NesterovAdamState, scale_by_nesterov_adam
 from wdlab.preconditioners.parameter_scale import (
     decay_weights_by_parameter_scale,
     scale_by_parameter_scale,
@@ -24,8 +30,10 @@ __all__ = [
     "ScaleByAdamState",
     "clip_by_block_rms",
     "clip_by_global_norm",
+    "clip_by_leaf_norm",
     "clipping_divisor",
     "decay_weights_by_parameter_scale",
+    "momentum",
     "one_minus_power",
     "scale_by_adam",
     "scale_by_factored_rms",

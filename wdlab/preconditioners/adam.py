@@ -14,6 +14,7 @@ BERT                                       ``bias_correction=False, eps=1e-6``
 torch ``amsgrad=True`` (Keras: and "hat")  ``amsgrad="raw"``
 optax amsgrad                              ``amsgrad="corrected"``
 optax nadam                                ``first_moment="nesterov"``
+NAdamW of timm and MLCommons               ``first_moment="nesterov_plain"``
 torch NAdam (Keras: ``momentum_decay=1``)  ``first_moment="nadam"``
 torch RAdam                                ``epsilon="hat", rectification_threshold=5.0``
 optax radam / the RAdam paper              ``rectification_threshold=5.0`` / ``4.0``
@@ -24,14 +25,14 @@ praxis sharded_adam                        the defaults: its decaying rates are 
 =========================================  =========================================================
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike, DTypeLike
 
-from wdlab._core.dtypes import moment_dtype, step_number
+from wdlab._core.dtypes import step_number, working_dtype
 from wdlab._core.transformation import transformation
 from wdlab.decay import next_count
 from wdlab.preconditioners.adam_formulas import (
@@ -41,6 +42,7 @@ from wdlab.preconditioners.adam_formulas import (
     FirstMoment,
     SecondMoment,
 )
+from wdlab.rules import leaves_with_paths
 
 PyTree = Any
 
@@ -53,7 +55,7 @@ class ScaleByAdamState(NamedTuple):
 
     count: jax.Array  # int32, shape (): updates made.
     mu: PyTree  # Like params, float32 or wider: first moment; None with b1=None.
-    nu: PyTree  # Like params, float32 or wider: second moment.
+    nu: PyTree  # Like params, real, float32 or wider: second moment.
     nu_max: PyTree  # Like nu: its running maximum; None without AMSGrad.
     mu_product: jax.Array | None  # float, shape (): product of NAdam's rates; else None.
 
@@ -87,7 +89,8 @@ def scale_by_adam(
     :math:`\epsilon/\sqrt{c_2}`, at b2 = 0.999 31.6 times larger in the first step, and "inside"
     as one of up to :math:`\sqrt\epsilon`, 1e-4 for 1e-8. Moments are float32 for bfloat16 and
     float16 leaves; the direction has the gradient's dtype. The chains of :mod:`wdlab.optimizers`
-    compute in float32 for such parameters and round once, at the end.
+    compute in float32 for such parameters and round once, at the end. The square of a complex
+    gradient is :math:`|g|^2`, as in Optax; torch squares its two parts by themselves.
 
     Args:
       b1: Decay rate of the first moment, in [0, 1). None keeps no first moment at all (RMSProp,
@@ -104,8 +107,9 @@ def scale_by_adam(
       bias_correction: Whether both moments are corrected for their start at zero.
       first_moment: "ema" as above. "nesterov": Dozat's look-ahead with a constant rate (Optax),
         :math:`b_1 m_t/(1-b_1^{t+1}) + (1-b_1) g_t/(1-b_1^t)` in place of :math:`m_t/c_1`.
-        "nadam": the same with rates :math:`\mu_t = b_1(1 - 0.96^{t\psi}/2)` and their running
-        products (torch, Keras), so torch's NAdam is not ``optax.nadam``.
+        "nesterov_plain": both over :math:`c_1` (timm, MLCommons). "nadam": as "nesterov" with rates
+        :math:`\mu_t = b_1(1 - 0.96^{t\psi}/2)` and their running products (torch, Keras), so
+        torch's NAdam is not ``optax.nadam``.
       momentum_decay: :math:`\psi` of "nadam", at least 0; 4e-3 in torch, 1 in Keras.
       second_moment: "ema" as above; "sum": :math:`v_t = v_{t-1} + g_t^2`, no correction (AdaGrad);
         "max": :math:`v_t = \max(b_2 v_{t-1}, |g_t|)`, no correction and no root (Adamax).
@@ -162,11 +166,18 @@ def scale_by_adam(
 
 
 def _init(formulas: AdamFormulas, params: PyTree) -> ScaleByAdamState:
+    for path, leaf in leaves_with_paths(params):
+        if formulas.mu_dtype is not None and jnp.iscomplexobj(leaf):
+            raise TypeError(
+                f"parameter {path!r} is complex, and mu_dtype={formulas.mu_dtype} would drop its "
+                "imaginary part. Leave mu_dtype out."
+            )
+
     def zeros(p: jax.Array) -> jax.Array:
-        return jnp.zeros_like(p, dtype=formulas.mu_dtype or moment_dtype(p.dtype))
+        return jnp.zeros_like(p, dtype=formulas.mu_dtype or working_dtype(p))
 
     def initial(p: jax.Array) -> jax.Array:
-        ones = jnp.ones_like(p, dtype=moment_dtype(p.dtype))
+        ones = jnp.ones_like(p, dtype=jnp.finfo(working_dtype(p)).dtype)  # Real.
         return ones * jnp.asarray(formulas.initial_second_moment, ones.dtype)
 
     nadam = formulas.first_moment == "nadam"
@@ -183,7 +194,9 @@ def _update(
     formulas: AdamFormulas, updates: PyTree, state: ScaleByAdamState
 ) -> tuple[PyTree, ScaleByAdamState]:
     t = step_number(state.count)
-    wide = jax.tree.map(lambda g: g.astype(moment_dtype(g.dtype)), updates)
+    wide = jax.tree.map(
+        lambda g, v: g.astype(jnp.promote_types(working_dtype(g), v.dtype)), updates, state.nu
+    )
     mu = None if formulas.b1 is None else jax.tree.map(formulas.next_first, wide, state.mu)
     nu = jax.tree.map(formulas.next_second, wide, state.nu)
     scalars, mu_product = formulas.scalars(t, state.mu_product)
@@ -199,7 +212,45 @@ def _update(
         nu if nu_max is None else nu_max,
     )
     direction = jax.tree.map(lambda u, g: u.astype(g.dtype), direction, updates)
-    if mu is not None and formulas.mu_dtype is not None:
-        mu = jax.tree.map(lambda m: m.astype(formulas.mu_dtype), mu)
-    count = next_count(state.count)
-    return direction, ScaleByAdamState(count, mu, nu, nu_max, mu_product)
+    new = ScaleByAdamState(next_count(state.count), mu, nu, nu_max, mu_product)
+    return direction, jax.tree.map(lambda new, old: new.astype(old.dtype), new, state)
+
+
+class NesterovAdamState(NamedTuple):
+    """State of :func:`scale_by_nesterov_adam`."""
+
+    count: jax.Array  # int32, shape (): updates made.
+    mu: PyTree  # Like params, float32 or wider: first moment.
+    nu: PyTree  # Like params, real, float32 or wider: second moment.
+
+
+def scale_by_nesterov_adam(
+    b1: ArrayLike = 0.9, b2: ArrayLike = 0.999, eps: ArrayLike = 1e-8
+) -> optax.GradientTransformation:
+    r"""NAdamW of timm and MLCommons: the look-ahead is corrected by this step's factor.
+
+    One step is :math:`u_t = \frac{b_1 m_t + (1-b_1) g_t}{1-b_1^t} / (\sqrt{v_t/(1-b_2^t)} +
+    \epsilon)`: :func:`scale_by_adam` with ``first_moment="nesterov_plain"`` (its Args), in a state
+    of its own.
+
+    >>> tx = scale_by_nesterov_adam(0.5, 0.5, 0.0)
+    >>> round(float(tx.update(jnp.array(2.0), tx.init(jnp.array(0.0)))[0]), 5)  # (1/2 + 1) / 1
+    1.5
+    """
+    adam = scale_by_adam(b1, b2, eps, first_moment="nesterov_plain")
+
+    def init_fn(params: PyTree) -> NesterovAdamState:
+        return _shorter(adam.init(params))
+
+    def update_fn(
+        updates: PyTree, state: Any, params: PyTree | None = None
+    ) -> tuple[PyTree, NesterovAdamState]:
+        full = ScaleByAdamState(state.count, state.mu, state.nu, nu_max=None, mu_product=None)
+        updates, new = adam.update(updates, cast(Any, full), params)
+        return updates, _shorter(new)
+
+    return transformation(init_fn, update_fn)
+
+
+def _shorter(state: Any) -> NesterovAdamState:
+    return NesterovAdamState(state.count, state.mu, state.nu)

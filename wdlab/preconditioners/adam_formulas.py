@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from wdlab._core.checks import check_choice, check_number, concrete, is_zero
+from wdlab._core.dtypes import squares
 from wdlab.preconditioners.moments import one_minus_power, rectification
 
 Epsilon = Literal["outside", "hat", "inside"]
-FirstMoment = Literal["ema", "nesterov", "nadam"]
+FirstMoment = Literal["ema", "nesterov", "nesterov_plain", "nadam"]
 SecondMoment = Literal["ema", "sum", "max"]
 Amsgrad = Literal["off", "raw", "corrected"]
 Weights = tuple[ArrayLike | None, ArrayLike | None]  # On the first moment, on the gradient.
@@ -105,13 +106,14 @@ class AdamFormulas:
 
     def next_second(self, g: jax.Array, v: jax.Array) -> jax.Array:
         """Returns v_t: an average or a sum of squares, or a decaying maximum."""
-        g = g.astype(v.dtype)
-        if self.second_moment == "sum":
-            return v + g * g
         if self.second_moment == "max":
-            eps = _like(self.eps, g) if self.epsilon == "inside" else 0.0
-            return jnp.maximum(_like(self.b2, g) * v, jnp.abs(g) + eps)
-        return _like(self.b2, g) * v + _like(1.0 - self.b2, g) * (g * g)
+            size = jnp.abs(g)
+            eps = _like(self.eps, size) if self.epsilon == "inside" else 0.0
+            return jnp.maximum(_like(self.b2, size) * v, size + eps)
+        square = squares(g)
+        if self.second_moment == "sum":
+            return v + square
+        return _like(self.b2, square) * v + _like(1.0 - self.b2, square) * square
 
     def next_maximum(
         self, v: jax.Array, largest: jax.Array, correction: ArrayLike | None
@@ -145,10 +147,10 @@ class AdamFormulas:
             )
             product = mu_product * rate
             return (after / (1.0 - product * after), (1.0 - rate) / (1.0 - product)), product
-        nesterov = self.first_moment == "nesterov"
-        on_mu, on_gradient = (self.b1, 1.0 - self.b1) if nesterov else (1.0, None)
+        on_mu, on_gradient = (1.0, None) if self.first_moment == "ema" else (self.b1, 1.0 - self.b1)
         if self.bias_correction:
-            on_mu = on_mu / one_minus_power(self.b1, t + 1.0 if nesterov else t)
+            ahead = t + 1.0 if self.first_moment == "nesterov" else t
+            on_mu = on_mu / one_minus_power(self.b1, ahead)
             if on_gradient is not None:
                 on_gradient = on_gradient / one_minus_power(self.b1, t)
         return (on_mu, on_gradient), mu_product

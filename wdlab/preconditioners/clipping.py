@@ -9,26 +9,27 @@ import optax
 from jax.typing import ArrayLike
 
 from wdlab._core.checks import check_choice, check_number
-from wdlab._core.dtypes import moment_dtype, working_dtype
-from wdlab._core.transformation import transformation
-from wdlab.schedules import ScalarOrSchedule
+from wdlab._core.dtypes import is_fixed, squares, working_dtype
 
 PyTree = Any
 ClippingDirection = Literal["down", "up"]
 
 
-def clip_by_global_norm(max_norm: ScalarOrSchedule) -> optax.GradientTransformation:
+def clip_by_global_norm(
+    max_norm: ArrayLike, *, eps: ArrayLike = 0.0
+) -> optax.GradientTransformation:
     r"""Scales all gradients down together so that their joint norm is at most ``max_norm``.
 
-    One step is :math:`g \leftarrow g \min(1, c / \lVert g \rVert)` with the norm over all leaves,
-    summed in float32 or wider. One multiplication: XLA fuses it into what follows, where
-    ``optax.clip_by_global_norm`` (0.2.8) chooses between two trees and keeps a copy of one.
+    One step is :math:`g \leftarrow g \min(1, c / (\lVert g \rVert + \epsilon))` with the norm over
+    all leaves, summed in float32 or wider. One multiplication: XLA fuses it into what follows,
+    where ``optax.clip_by_global_norm`` (0.2.8) chooses between two trees and keeps a copy of one.
 
     Args:
       max_norm: ``c`` > 0, in units of the gradient.
+      eps: :math:`\epsilon` >= 0, in the same unit; 1e-6 in ``torch.nn.utils.clip_grad_norm_``.
 
     Raises:
-      TypeError, ValueError: If ``max_norm`` is no number > 0.
+      TypeError, ValueError: If a number is out of range.
 
     >>> tx = clip_by_global_norm(1.0)
     >>> gradients = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
@@ -39,29 +40,44 @@ def clip_by_global_norm(max_norm: ScalarOrSchedule) -> optax.GradientTransformat
     Source: Pascanu et al. 2013, arXiv 1211.5063, Algorithm 1.
     """
     check_number("max_norm", max_norm, low_open=True)
+    check_number("eps", eps)
 
-    def init_fn(params: PyTree) -> optax.EmptyState:
-        del params
-        return optax.EmptyState()
-
-    def update_fn(
-        updates: PyTree, state: Any, params: PyTree | None = None
-    ) -> tuple[PyTree, optax.EmptyState]:
-        del params
-        leaves = jax.tree.leaves(updates)
-        if not leaves:
-            return updates, state
-        norm = jnp.sqrt(sum(jnp.sum(jnp.square(g.astype(working_dtype(g)))) for g in leaves))
+    def clip(updates: PyTree) -> PyTree:
+        total = sum(jnp.sum(squares(g)) for g in jax.tree.leaves(updates) if not is_fixed(g))
+        norm = jnp.sqrt(total) + eps
         # A norm of 0 gives 1; a NaN is not <= and stays NaN, to be seen further down.
         factor = jnp.where(norm <= max_norm, 1.0, max_norm / norm)
+        return jax.tree.map(lambda g: g if is_fixed(g) else _scaled(g, factor), updates)
 
-        def scaled(g: jax.Array) -> jax.Array:
-            dtype = working_dtype(g)
-            return (jnp.asarray(g, dtype) * factor.astype(dtype)).astype(jnp.result_type(g))
+    return optax.stateless(lambda updates, params: clip(updates))
 
-        return jax.tree.map(scaled, updates), state
 
-    return transformation(init_fn, update_fn)
+def clip_by_leaf_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
+    r"""Scales each gradient down by itself so that its own norm is at most ``max_norm``.
+
+    One step is :math:`g \leftarrow g \min(1, c / \lVert g \rVert)` for every leaf: Keras'
+    ``clipnorm``. For the norm of all leaves together, Keras' ``global_clipnorm``, there is
+    :func:`clip_by_global_norm`; for single entries, ``clipvalue``, ``optax.clip``.
+
+    Args:
+      max_norm: ``c`` > 0, in units of the gradient.
+
+    Raises:
+      TypeError, ValueError: If ``max_norm`` is no number > 0.
+
+    >>> tx = clip_by_leaf_norm(1.0)
+    >>> gradients = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([0.5])}
+    >>> tx.update(gradients, tx.init(gradients))[0]["b"].tolist()
+    [0.5]
+
+    Source: Keras 3.15.1, keras/src/optimizers/base_optimizer.py, ``_clip_by_norm``.
+    """
+    one = clip_by_global_norm(max_norm)
+
+    def clip(g: PyTree) -> PyTree:
+        return one.update(g, optax.EmptyState())[0]
+
+    return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
 
 
 def clip_by_block_rms(
@@ -96,15 +112,9 @@ def clip_by_block_rms(
     divisor = clipping_divisor(threshold, direction=direction)
 
     def clip(u: jax.Array) -> jax.Array:
-        return (u / divisor(root_mean_square(u))).astype(u.dtype)
+        return u if is_fixed(u) else (u / divisor(root_mean_square(u))).astype(u.dtype)
 
-    def update_fn(
-        updates: PyTree, state: PyTree, params: PyTree | None = None
-    ) -> tuple[PyTree, PyTree]:
-        del params
-        return jax.tree.map(clip, updates), state
-
-    return transformation(optax.init_empty_state, update_fn)
+    return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
 
 
 def clipping_divisor(
@@ -133,4 +143,9 @@ def root_mean_square(leaf: jax.Array) -> jax.Array:
     >>> root_mean_square(jnp.array([3.0, -3.0], jnp.bfloat16))
     Array(3., dtype=float32)
     """
-    return jnp.sqrt(jnp.mean(jnp.square(leaf.astype(moment_dtype(leaf.dtype)))))
+    return jnp.sqrt(jnp.mean(squares(leaf)))
+
+
+def _scaled(g: jax.Array, factor: jax.Array) -> jax.Array:
+    dtype = working_dtype(g)
+    return (jnp.asarray(g, dtype) * factor.astype(dtype)).astype(jnp.result_type(g))

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from wdlab._core.checks import check_choice, check_number, check_schedule
-from wdlab._core.dtypes import moment_dtype
+from wdlab._core.checks import check_choice, check_number
+from wdlab._core.dtypes import check_real, working_dtype
 from wdlab._core.transformation import transformation
 from wdlab.decay import next_count
 from wdlab.schedules import beta2_power, value_at
@@ -100,6 +100,7 @@ def scale_by_factored_rms(
         return factored_dims(leaf.shape, axes, min_size)
 
     def init_fn(params: PyTree) -> PyTree:
+        check_real("scale_by_factored_rms", params)
         leaves = jax.tree.map(lambda p: _init_leaf(p, dims_of(p)), params)
         return _state(jnp.zeros([], jnp.int32), leaves)
 
@@ -110,7 +111,7 @@ def scale_by_factored_rms(
         b2 = value_at(rate, state.count)
 
         def update_leaf(g: jax.Array, *moments: jax.Array) -> _Leaf:
-            wide = g.astype(moment_dtype(g.dtype))
+            wide = g.astype(working_dtype(g))
             small = jnp.finfo(wide.dtype).eps if eps is None else eps
             numbers = jnp.asarray(b2, wide.dtype), jnp.asarray(small, wide.dtype)
             step = _Step(*numbers, epsilon == "clamped", clipping)
@@ -207,7 +208,7 @@ def _read_again(*arrays: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def _init_leaf(p: jax.Array, dims: tuple[int, int] | None) -> _Leaf:
-    dtype = moment_dtype(p.dtype)
+    dtype = working_dtype(p)
     # Own buffers: one twice cannot be donated.
     unused, other, third = (jnp.zeros((1,), dtype) for _ in range(3))
     if dims is None:
@@ -231,7 +232,6 @@ def _state(count: jax.Array, leaves: PyTree) -> ScaleByFactoredRmsState:
 def _check(beta2: Any, axes: str, min_size: int | None, eps: Any, epsilon: str) -> None:
     if beta2 is not None:
         check_number("beta2", beta2, high=1.0, high_open=True, schedule=True)
-        check_schedule("beta2", beta2)
     if isinstance(min_size, jax.core.Tracer):
         raise TypeError(
             "min_dim_size_to_factor decides shapes and cannot be traced. Under inject_hyperparams "

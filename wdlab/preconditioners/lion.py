@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.checks import check_number, concrete
+from wdlab._core.dtypes import check_real
 from wdlab._core.transformation import transformation
 from wdlab.decay import next_count
 from wdlab.schedules import ScalarOrSchedule
@@ -47,9 +48,14 @@ def scale_by_lion(
     check_number("b1", b1, high=1.0, high_open=True)
     check_number("b2", b2, high=1.0, high_open=True)
     plain = optax.scale_by_lion(b1=b1, b2=b2)
+
+    def init_fn(params: PyTree) -> PyTree:
+        check_real("scale_by_lion", params)
+        return plain.init(params)
+
     known1, known2 = concrete(b1), concrete(b2)
     if known1 is None or known2 is None or known2 < known1 or known2 == 0:
-        return plain
+        return transformation(init_fn, plain.update)
     ratio, kept, added = known1 / known2, known2, 1 - known2
 
     def update_fn(
@@ -61,4 +67,4 @@ def scale_by_lion(
         count = next_count(state.count)
         return signs, optax.ScaleByLionState(count=count, mu=mu)
 
-    return transformation(plain.init, update_fn)
+    return transformation(init_fn, update_fn)

@@ -8,6 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from wdlab._core.checks import check_number, is_zero, require_params
+from wdlab._core.dtypes import is_fixed, untouched, wider
 from wdlab._core.transformation import transformation
 from wdlab.decay import decay_weights
 from wdlab.preconditioners.clipping import root_mean_square
@@ -55,11 +56,13 @@ def scale_by_parameter_scale(
         check_number("maximum", maximum, low_open=True)
 
     def scale(u: jax.Array, p: jax.Array) -> jax.Array:
+        if is_fixed(p):
+            return untouched(u, p)
         size = root_mean_square(p)
         size = jnp.maximum(size, jnp.asarray(minimum, size.dtype))
         if maximum is not None:
             size = jnp.minimum(size, jnp.asarray(maximum, size.dtype))
-        return (u * size).astype(u.dtype)
+        return (u * size).astype(wider(u, p))
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree | None = None
@@ -120,6 +123,7 @@ def decay_weights_by_parameter_scale(
             _, decay_state = decay.update(updates, state.decay)
             return updates, state._replace(decay=decay_state)
         require_params("decay_weights_by_parameter_scale", params)
+        updates = jax.tree.map(untouched, updates, params)
         zeros = jax.tree.map(jnp.zeros_like, updates)
         shrink, decay_state = decay.update(zeros, state.decay, params)
         shrink, scale_state = scale.update(shrink, state.scale, params)

@@ -3,13 +3,16 @@
 A schedule is a function of the number of updates made before this one (Optax's 0-based count).
 """
 
+from wdlab._core.probing import ScheduleWarning
 from wdlab.schedules.adafactor import beta2_power, relative_step
 from wdlab.schedules.couplings import COUPLINGS, check_coupling, multiplier_of
 from wdlab.schedules.schedule import (
     ScalarOrSchedule,
     Schedule,
+    largest_product,
     peak_of,
     peak_value,
+    relative_to,
     schedule_multiplier,
     squared,
     value_at,
@@ -36,17 +39,20 @@ __all__ = [
     "COUPLINGS",
     "ScalarOrSchedule",
     "Schedule",
+    "ScheduleWarning",
     "beta2_power",
     "check_coupling",
     "constant",
     "cosine",
     "cosine_between",
     "cosine_restarts",
+    "largest_product",
     "multiplier_of",
     "normalized_weight_decay",
     "peak_of",
     "peak_value",
     "relative_step",
+    "relative_to",
     "restarts_weight_decay",
     "schedule_multiplier",
     "squared",

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from wdlab._core.checks import check_number, check_schedule
+from wdlab._core.checks import check_number
 from wdlab._core.dtypes import step_number
+from wdlab._core.probing import trusted
 from wdlab.schedules.schedule import ScalarOrSchedule, Schedule, peak_value, value_at
 
 
@@ -48,7 +49,7 @@ def beta2_power(
         rate = 1.0 - t ** jnp.negative(exponent)
         return rate if cap is None else jnp.minimum(rate, cap)
 
-    return schedule
+    return trusted(schedule)
 
 
 def relative_step(
@@ -85,12 +86,12 @@ def relative_step(
             t = step_number(count)
             return jnp.minimum(slope * t, jax.lax.rsqrt(t))
 
-        return Schedule(warmup, min(1.0, float(slope) ** (1 / 3)))
+        return trusted(Schedule(warmup, min(1.0, float(slope) ** (1 / 3))))
     check_number("maximum", maximum, low_open=True, schedule=True)
-    check_schedule("maximum", maximum)
 
     def capped(count: ArrayLike) -> jax.Array:
         return jnp.minimum(value_at(maximum, count), jax.lax.rsqrt(step_number(count)))
 
     peak = peak_value(maximum)
-    return capped if peak is None else Schedule(capped, min(1.0, peak))
+    known = capped if peak is None else Schedule(capped, min(1.0, peak))
+    return trusted(known, maximum)

@@ -13,8 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from wdlab._core.checks import check_number, check_schedule
+from wdlab._core.checks import check_number
+from wdlab._core.probing import STEPS, trusted, values_of
 
 ScalarOrSchedule = Any  # A number, a traced scalar, or a function of the step count.
 
@@ -49,11 +51,16 @@ def with_peak(schedule: Callable[[Any], Any], peak: float) -> Schedule:
       schedule: Step count -> value.
       peak: Its largest value, > 0.
 
+    Raises:
+      TypeError, ValueError: If it is no schedule, or takes values above the peak.
+
     >>> import optax
     >>> with_peak(optax.linear_schedule(0.0, 1e-3, 10), peak=1e-3).peak
     0.001
     """
-    return Schedule(schedule, peak)
+    known = Schedule(schedule, peak)
+    check_number("schedule", known, schedule=True)
+    return known
 
 
 def peak_of(learning_rate: ScalarOrSchedule, peak: float | None = None, *, why: str = "") -> Any:
@@ -100,7 +107,7 @@ def schedule_multiplier(
       1.0 for a number without ``peak``, else a schedule of peak 1 (a number if both are numbers).
 
     Raises:
-      ValueError: If the peak is unknown.
+      ValueError: If the peak is unknown, or below a value of the schedule.
 
     >>> from wdlab.schedules import warmup_constant
     >>> eta = schedule_multiplier(warmup_constant(1e-3, warmup_steps=4))
@@ -109,11 +116,29 @@ def schedule_multiplier(
     """
     check_number("learning_rate", learning_rate, schedule=True)
     unit = peak_of(learning_rate, peak)
+    largest, known = largest_product(learning_rate)[0], peak_value(unit)
+    if known is not None and largest > known * (1 + 1e-5):
+        raise ValueError(
+            f"peak_learning_rate {known:g} is below the learning rate {largest:g}: eta_t = lr_t / "
+            f"peak would be {largest / known:g}. Pass the largest value of the learning rate."
+        )
+    return relative_to(learning_rate, unit)
+
+
+def relative_to(learning_rate: ScalarOrSchedule, unit: float) -> float | Schedule:
+    """Returns ``lr_t / unit`` for any unit: some systems divide by another rate than the peak.
+
+    >>> relative_to(0.2, 0.1), relative_to(lambda count: 0.5, 0.25).peak
+    (2.0, 2.0)
+    """
     if not callable(learning_rate):
         return 1.0 if learning_rate is unit else learning_rate / unit
-    check_schedule("learning_rate", learning_rate)
-    relative_peak = getattr(learning_rate, "peak", unit) / unit
-    return Schedule(lambda count: learning_rate(count) / unit, relative_peak)
+    peak = getattr(learning_rate, "peak", None)
+    if peak is None:
+        known = peak_value(unit)
+        peak = unit if known is None else max(known, largest_product(learning_rate)[0])
+    eta = Schedule(lambda count: learning_rate(count) / unit, peak / unit)
+    return trusted(eta, learning_rate)
 
 
 def squared(schedule: ScalarOrSchedule) -> ScalarOrSchedule:
@@ -125,9 +150,9 @@ def squared(schedule: ScalarOrSchedule) -> ScalarOrSchedule:
     """
     if not callable(schedule):
         return schedule * schedule
-    square = lambda count: jnp.square(schedule(count))  # noqa: E731
+    square = trusted(lambda count: jnp.square(schedule(count)), schedule)
     carried = getattr(schedule, "peak", None)
-    return square if carried is None else Schedule(square, carried * carried)
+    return square if carried is None else trusted(Schedule(square, carried * carried), schedule)
 
 
 def value_at(value: ScalarOrSchedule, count: Any) -> Any:
@@ -150,3 +175,29 @@ def peak_value(value: ScalarOrSchedule) -> float | None:
     if callable(value) or isinstance(value, jax.core.Tracer):
         return None
     return math.fabs(float(value))
+
+
+def largest_product(*values: ScalarOrSchedule) -> tuple[float, tuple[float, ...]]:
+    """The largest product of numbers and schedules, and its factors; 0 where it is not known.
+
+    Of schedules that carry no peak it is the largest at a few steps.
+
+    >>> largest_product(0.5, lambda count: 4.0)
+    (2.0, (0.5, 4.0))
+    """
+    peaks = [peak for value in values if (peak := peak_value(value)) is not None]
+    if len(peaks) < len(values):
+        tables = [table for value in values if (table := _table(value)) is not None]
+        if len(tables) < len(values):
+            return 0.0, ()
+        best = np.nanargmax(np.prod(tables, axis=0))
+        peaks = [float(table[best]) for table in tables]
+    return math.prod(peaks), tuple(peaks)
+
+
+def _table(value: ScalarOrSchedule) -> np.ndarray | None:
+    """The values at the probed steps, where they are known."""
+    if callable(value):
+        return values_of(value)
+    known = peak_value(value)
+    return None if known is None else np.full(len(STEPS), known)

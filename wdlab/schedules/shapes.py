@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.checks import check_number, check_whole
+from wdlab._core.probing import trusted
 from wdlab.schedules.schedule import Schedule
 
 
@@ -20,7 +21,7 @@ def constant(value: float) -> Schedule:
     >>> constant(0.1)(7)
     0.1
     """
-    return Schedule(lambda count: value, value)
+    return trusted(Schedule(lambda count: value, value))
 
 
 def warmup_cosine(
@@ -111,4 +112,5 @@ def warmup_inverse_sqrt(peak: float, *, warmup_steps: int) -> Schedule:
 
 def _of_float(schedule: Callable[[Any], Any], peak: float) -> Schedule:
     """Counts in the default float: JAX divides int32 in float32 even where float64 is on."""
-    return Schedule(lambda count: schedule(jnp.asarray(count, jnp.result_type(float))), peak)
+    counted = lambda count: schedule(jnp.asarray(count, jnp.result_type(float)))  # noqa: E731
+    return trusted(Schedule(counted, peak))

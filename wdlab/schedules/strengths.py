@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_choice, check_number, check_schedule, check_whole
+from wdlab._core.checks import check_choice, check_number, check_whole
+from wdlab._core.probing import trusted
 from wdlab.schedules.schedule import ScalarOrSchedule, Schedule, peak_of
 
 _LARGEST_COUNT = 2**31 - 1
@@ -84,7 +85,6 @@ def weight_decay_from_timescale(
     check_number("timescale", timescale, low_open=True)
     check_number("steps_per_epoch", steps_per_epoch, low_open=True)
     check_number("learning_rate", learning_rate, low_open=True, schedule=True)
-    check_schedule("learning_rate", learning_rate)
     check_choice("hold", hold, ("peak", "step"))
     steps = timescale * steps_per_epoch
     if hold == "peak" or not callable(learning_rate):
@@ -94,7 +94,7 @@ def weight_decay_from_timescale(
         rate = jnp.asarray(learning_rate(count))
         return jnp.where(rate > 0, 1 / (jnp.where(rate > 0, rate, 1.0) * steps), 0.0)
 
-    return at_step
+    return trusted(at_step, learning_rate)
 
 
 def timescale_of(
@@ -137,7 +137,7 @@ def cosine_between(start: float, end: float, *, steps: int) -> Schedule:
     check_number("end", end)
     check_whole("steps", steps)
     half = optax.cosine_decay_schedule(1.0, steps)
-    return Schedule(lambda count: end + (start - end) * half(count), max(start, end))
+    return trusted(Schedule(lambda count: end + (start - end) * half(count), max(start, end)))
 
 
 def cosine_restarts(
@@ -173,7 +173,7 @@ def cosine_restarts(
         since, length = _position(count, first_steps, factor)
         return end + (peak - end) * 0.5 * (1 + jnp.cos(jnp.pi * (since / length)))
 
-    return Schedule(value, peak)
+    return trusted(Schedule(value, peak))
 
 
 def restarts_weight_decay(normalized: float, *, first_steps: int, factor: int = 1) -> Schedule:
@@ -203,7 +203,7 @@ def restarts_weight_decay(normalized: float, *, first_steps: int, factor: int = 
     def value(count: Any) -> jax.Array:
         return normalized / jnp.sqrt(_position(count, first_steps, factor)[1])
 
-    return Schedule(value, normalized / math.sqrt(first_steps))
+    return trusted(Schedule(value, normalized / math.sqrt(first_steps)))
 
 
 def _position(count: Any, first_steps: int, factor: int) -> tuple[jax.Array, jax.Array]:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.checks import check_number, require_params
-from wdlab._core.dtypes import is_16_bit, widen
+from wdlab._core.dtypes import is_16_bit, is_fixed, widen, wider
 from wdlab._core.transformation import with_extra_args
 from wdlab.training.checksum import positions, scramble
 
@@ -169,7 +169,7 @@ def _around(
             if is_16_bit(p):
                 target, m = store(p, m, step, own)
                 step = widen(target) - widen(p)  # Exact where the step is small beside p.
-            new.append(step.astype(jnp.result_type(g)))
+            new.append(step if is_fixed(p) else step.astype(wider(g, p)))
             kept.append(m)
         state = RoundingState(jax.random.key_data(key), treedef.unflatten(kept), inner_state)
         return updates_def.unflatten(new), state
