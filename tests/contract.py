@@ -251,6 +251,10 @@ OWN = {
         lambda x: preconditioners.scale_by_parameter_scale(), reads_params=True
     ),
     "clip_by_global_norm": directed(preconditioners.clip_by_global_norm(0.1)),
+    "clip_by_leaf_norm": directed(preconditioners.clip_by_leaf_norm(0.1)),
+    "momentum": directed(preconditioners.momentum(0.9, dampening=0.5)),
+    "in_float32": around(optimizers.in_float32),
+    "complete": around(lambda tx: optimizers.complete("mine", tx, RULES, complex_ok=True)),
     "clip_by_block_rms": directed(preconditioners.clip_by_block_rms(0.1)),
 }
 CONVENTIONS = {name: convention(name) for name in conventions.names()}

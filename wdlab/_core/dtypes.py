@@ -44,10 +44,12 @@ def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformat
         if len(others) != len(leaves):  # ``inner`` says what is wrong.
             return inner.update(updates, state, params, **extra_args)
         dtypes = [wider(u, p) for u, p in zip(leaves, others, strict=True)]
-        wide = [cast(u, _in_32_bits(d)) for u, d in zip(leaves, dtypes, strict=True)]
+        pairs = zip(leaves, dtypes, strict=True)
+        wide = [u if is_fixed(u) else cast(u, _in_32_bits(d)) for u, d in pairs]
         seen = None if params is None else widen(params)
         steps, state = inner.update(treedef.unflatten(wide), state, seen, **extra_args)
-        rounded = [s.astype(d) for s, d in zip(jax.tree.leaves(steps), dtypes, strict=True)]
+        steps = zip(jax.tree.leaves(steps), dtypes, strict=True)
+        rounded = [step if is_fixed(step) else step.astype(d) for step, d in steps]
         return treedef.unflatten(rounded), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

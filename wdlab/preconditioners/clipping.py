@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from wdlab._core.checks import check_choice, check_number
 from wdlab._core.dtypes import is_fixed, squares, working_dtype
+from wdlab._core.transformation import with_extra_args
 
 PyTree = Any
 ClippingDirection = Literal["down", "up"]
@@ -49,7 +50,7 @@ def clip_by_global_norm(
         factor = jnp.where(norm <= max_norm, 1.0, max_norm / norm)
         return jax.tree.map(lambda g: g if is_fixed(g) else _scaled(g, factor), updates)
 
-    return optax.stateless(lambda updates, params: clip(updates))
+    return with_extra_args(optax.stateless(lambda updates, params: clip(updates)))
 
 
 def clip_by_leaf_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
@@ -77,7 +78,7 @@ def clip_by_leaf_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
     def clip(g: PyTree) -> PyTree:
         return one.update(g, optax.EmptyState())[0]
 
-    return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
+    return with_extra_args(optax.stateless(lambda updates, params: jax.tree.map(clip, updates)))
 
 
 def clip_by_block_rms(
@@ -114,7 +115,7 @@ def clip_by_block_rms(
     def clip(u: jax.Array) -> jax.Array:
         return u if is_fixed(u) else (u / divisor(root_mean_square(u))).astype(u.dtype)
 
-    return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
+    return with_extra_args(optax.stateless(lambda updates, params: jax.tree.map(clip, updates)))
 
 
 def clipping_divisor(

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.checks import check_number
+from wdlab._core.transformation import with_extra_args
 
 
 def momentum(
@@ -33,9 +34,9 @@ def momentum(
     if nesterov and (decay == 0 or dampening != 0):
         raise ValueError("nesterov=True needs a momentum above 0 and dampening=0.")
     if decay == 0:
-        return optax.identity()
+        return with_extra_args(optax.identity())
     trace = optax.trace(decay, nesterov=nesterov)
     if dampening == 0:
-        return trace
+        return with_extra_args(trace)
     weight = optax.scale_by_schedule(lambda count: jnp.where(count == 0, 1.0, 1.0 - dampening))
-    return optax.chain(weight, trace)
+    return with_extra_args(optax.chain(weight, trace))
