@@ -23,7 +23,7 @@ from wdlab.instruments.measured_decay import Measured, measure, shares
 from wdlab.instruments.plan_comparison import plan_differences
 from wdlab.instruments.step_curves import GRID, PROBED_STEPS, Curve, curve, find_jumps, rounded
 from wdlab.instruments.traced_optimizer import TracedOptimizer
-from wdlab.rules import decisions, leaves_with_paths
+from wdlab.rules import decisions, leaves_with_paths, parameters
 
 PyTree = Any
 
@@ -124,7 +124,7 @@ class DecayPlan:
         return "\n".join([f"decay plan: {parts}{calls}", *lines, *unknown])
 
 
-def decay_plan(tx_or_rules: Any, params: PyTree) -> DecayPlan:
+def decay_plan(tx_or_rules: Any, params: PyTree, *, wrt: Any = None) -> DecayPlan:
     """Measures what decays, how much, when, and in which way.
 
     A decay is what an update takes from a weight where the gradient is zero and the state is as at
@@ -133,6 +133,7 @@ def decay_plan(tx_or_rules: Any, params: PyTree) -> DecayPlan:
     Args:
       tx_or_rules: An Optax transformation, or rules as in :func:`wdlab.decay_scales`.
       params: Pytree of float arrays, or of ``jax.ShapeDtypeStruct``; the values do not matter.
+      wrt: What is trained of an nnx model, as in :func:`wdlab.decay_scales`.
 
     Returns:
       The plan; keep ``plan.as_json()`` or ``plan.digest()`` beside a checkpoint. What cannot be
@@ -150,6 +151,7 @@ def decay_plan(tx_or_rules: Any, params: PyTree) -> DecayPlan:
     coupling   decay per update  leaves
     decoupled  0.125             1 (4,096 entries): w
     """
+    params = parameters(params, wrt)
     pairs = leaves_with_paths(params)
     rows = [(path, np.shape(leaf), str(jnp.result_type(leaf))) for path, leaf in pairs]
     if not hasattr(tx_or_rules, "update"):

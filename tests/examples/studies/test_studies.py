@@ -12,7 +12,7 @@ from examples.studies import digits, images, language, study, table
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 FOLDER = Path(study.__file__).parent
-PARTS = {"__init__", "study", "table", "digits", "grids", "language", "images"}
+PARTS = {"__init__", "study", "table", "digits", "grids", "language", "images", "sweep"}
 NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem not in PARTS)
 LANGUAGE = [n for n in NAMES if n.startswith("lm_") or n == "which_parameters"]
 
