@@ -220,12 +220,12 @@ def test_sixteen_bit_parameters_are_taken_as_float32():
         ({"which": "smallest"}, "which must be"),
     ],
 )
-def test_senseless_eigenvalue_arguments_are_refused(arguments, message):
+def test_wrong_eigenvalue_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         curvature.hessian_eigenvalues(jnp.sum, jnp.ones(3), jax.random.key(0), **arguments)
 
 
 @pytest.mark.parametrize("bad", [{"min_probes": 1}, {"max_probes": 5}, {"tolerance": -1.0}])
-def test_senseless_trace_arguments_are_refused(bad):
+def test_wrong_trace_arguments_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         curvature.hessian_trace(jnp.sum, jnp.ones(3), jax.random.key(0), **bad)

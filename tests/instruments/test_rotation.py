@@ -99,7 +99,7 @@ def test_only_leaves_that_decay_are_listed_with_their_own_scale():
     np.testing.assert_allclose(half["kernel"].predicted_rotation, 0.1, rtol=1e-6)
 
 
-def test_senseless_arguments_are_refused():
+def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="step_size must be"):
         predicted_norm(1.0, 1.0, 0.1, "adam")
     with pytest.raises(ValueError, match="coupling='torch' is unknown"):

@@ -97,7 +97,7 @@ def test_profile_takes_a_plain_optax_schedule():
     "arguments",
     [(-0.1, None, 10), (0.1, -1.0, 10), (0.1, None, 0), (0.1, None, 1.5), ("0.1", None, 10)],
 )
-def test_profile_refuses_senseless_numbers(arguments):
+def test_profile_refuses_wrong_numbers(arguments):
     with pytest.raises((TypeError, ValueError), match="must be"):
         wdlab.decay_profile(*arguments)
 

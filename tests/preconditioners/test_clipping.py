@@ -76,7 +76,7 @@ def test_nan_is_not_hidden_and_an_empty_tree_is_left_alone():
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), None, "1"])
-def test_senseless_norms_are_refused(bad):
+def test_wrong_norms_are_refused(bad):
     with pytest.raises((TypeError, ValueError), match="max_norm"):
         wdlab.clip_by_global_norm(bad)
 

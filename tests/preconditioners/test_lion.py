@@ -44,6 +44,6 @@ def test_traced_rates_and_b2_below_b1_use_the_plain_form(x64):
 
 
 @pytest.mark.parametrize("bad", [{"b1": 1.0}, {"b2": -0.1}, {"b2": None}])
-def test_senseless_rates_are_refused(bad):
+def test_wrong_rates_are_refused(bad):
     with pytest.raises((TypeError, ValueError), match=next(iter(bad))):
         scale_by_lion(**bad)

@@ -126,7 +126,7 @@ def test_a_step_that_is_not_finite_counts_even_if_the_last_one_is():
         ({"x": range(2000), "y": range(2000)}, 1, "4,000,000 points"),
     ],
 )
-def test_senseless_grids_are_refused(grid, seeds, message):
+def test_wrong_grids_are_refused(grid, seeds, message):
     with pytest.raises((TypeError, ValueError), match=message):
         make_grid(grid, seeds)
 
@@ -142,7 +142,7 @@ def test_senseless_grids_are_refused(grid, seeds, message):
         ("a,b", "cannot read 'a'"),
     ],
 )
-def test_senseless_ranges_are_refused(text, message):
+def test_wrong_ranges_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         parse_values("--learning-rate", text)
 
@@ -162,7 +162,7 @@ def test_senseless_ranges_are_refused(text, message):
         (lambda h, key: {"loss": jax.random.normal(key)}, "never reads x"),
     ],
 )
-def test_a_senseless_train_function_is_refused(train, message):
+def test_a_wrong_train_function_is_refused(train, message):
     with pytest.raises((TypeError, ValueError), match=message):
         sweep(train, {"x": [1.0]}, seeds=1)
 
@@ -254,7 +254,7 @@ def test_train_function_is_plain_training():
     np.testing.assert_allclose(got["val_loss"], ((x @ w - y) ** 2).mean(), rtol=1e-4)
 
 
-def test_senseless_training_settings_are_refused():
+def test_wrong_training_settings_are_refused():
     make = lambda data, steps: train_function(  # noqa: E731
         lambda key: {}, lambda p, b: 0.0, data, lambda h: None, steps=steps, batch_size=1
     )

@@ -90,8 +90,8 @@ def check_number(
       hint: What to write instead, appended to the message.
 
     Raises:
-      TypeError: If ``value`` is no number (None, a bool, a string, an array that is no scalar), or
-        a callable that is no schedule.
+      TypeError: If ``value`` is not a number (None, a bool, a string, an array that is not
+        a scalar), or a callable that is not a schedule.
       ValueError: If it is NaN, infinite or out of range.
 
     >>> check_number("b2", 1.5, high=1.0, high_open=True)
@@ -127,7 +127,7 @@ def _interval(low: float, high: float, low_open: bool, high_open: bool) -> str:
 
 
 def check_whole(name: str, value: Any, *, least: int = 1, hint: str = "") -> None:
-    """Refuses what is no whole number of at least ``least``.
+    """Refuses what is not a whole number of at least ``least``.
 
     >>> check_whole("factor", 1.5)
     Traceback (most recent call last):

@@ -59,7 +59,7 @@ def wider(update: Any, param: Any) -> jnp.dtype:
     """Returns the dtype in which an update comes back: the wider of the update's and the weight's.
 
     Args:
-      update: An array; its own dtype comes back where it or the parameter is no float.
+      update: An array; its own dtype comes back where it or the parameter is not a float.
       param: An array like it.
 
     >>> wider(jnp.ones(1, jnp.bfloat16), jnp.ones(1)), wider(jnp.ones(1, jnp.bfloat16), 1)

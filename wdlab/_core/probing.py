@@ -81,7 +81,7 @@ def _values(schedule: Callable[[Any], Any], name: str) -> np.ndarray | None:
 def check_schedule(
     name: str, schedule: Callable[[Any], Any], *, low: float = 0.0, high: float = math.inf
 ) -> None:
-    """Refuses what is no schedule, and values that are no finite numbers of ``[low, high]``.
+    """Refuses what is not a schedule, and values that are not finite numbers of ``[low, high]``.
 
     What is wrong in the first two steps is an error. What is wrong later only, as of a line that
     goes below 0 after the end of the run, is a warning.

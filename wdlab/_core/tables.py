@@ -45,7 +45,7 @@ def print_table(
         flush = "right" if heading.endswith(" ") else "left"
         table.add_column(heading.strip(), overflow="fold", justify=flush)
     for row in rows:
-        table.add_row(*map(Text, row))  # Names are no markup.
+        table.add_row(*map(Text, row))  # Names are not markup.
     console.print(table)
     for line in below:
         console.print(line, highlight=False, markup=False)

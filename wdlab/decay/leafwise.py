@@ -88,7 +88,7 @@ def check_leaves(
     needs: str = "weight decay",
     complex_ok: bool = False,
 ) -> None:
-    """Refuses at ``init`` the decayed leaves that are no floats, and a shrink of more than 1.
+    """Refuses at ``init`` the decayed leaves that are not floats, and a shrink of more than 1.
 
     Args:
       params: Pytree of arrays.
@@ -147,7 +147,7 @@ def next_count(count: jax.Array) -> jax.Array:
 
 
 def check_decay(weight_decay: ScalarOrSchedule, kappa: ScalarOrSchedule) -> None:
-    """Refuses a strength or a multiplier that is no number >= 0, and a shrink above 1 a step.
+    """Refuses a strength or a multiplier that is not a number >= 0, and a shrink above 1 a step.
 
     >>> check_decay(0.1, 20.0)
     Traceback (most recent call last):

@@ -78,8 +78,8 @@ def constrain_norms(
       min_growth: Least growth between two samples that counts, >= 0; 0 is the paper's rule.
 
     Raises:
-      TypeError, ValueError: At construction for senseless arguments; from ``init`` for a leaf that
-        no rule decides or that is no float; from ``update`` without ``params``.
+      TypeError, ValueError: At construction for wrong arguments; from ``init`` for a leaf that
+        no rule decides or that is not a float; from ``update`` without ``params``.
 
     >>> tx = constrain_norms("uniform", 15.5)
     >>> params = jnp.array([4.0, 0.0])

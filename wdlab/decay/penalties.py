@@ -53,8 +53,8 @@ def decay_proximal(
       of: "stepped" or "previous": which weight is divided.
 
     Raises:
-      TypeError, ValueError: At construction for senseless arguments; from ``init`` for a leaf that
-        no rule decides or that is no float; from ``update`` without ``params``.
+      TypeError, ValueError: At construction for wrong arguments; from ``init`` for a leaf that
+        no rule decides or that is not a float; from ``update`` without ``params``.
 
     >>> tx = optax.chain(optax.sgd(0.5), decay_proximal(1.0))
     >>> params, grads = {"kernel": jnp.array(4.0)}, {"kernel": jnp.array(2.0)}

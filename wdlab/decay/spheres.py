@@ -49,8 +49,8 @@ def hyperball(learning_rate: ScalarOrSchedule, *, rules: PyTree) -> optax.Gradie
         inside the blocks. There is no default.
 
     Raises:
-      TypeError, ValueError: At construction for senseless arguments; from ``init`` for a leaf that
-        no rule decides or that is no float; from ``update`` without ``params``.
+      TypeError, ValueError: At construction for wrong arguments; from ``init`` for a leaf that
+        no rule decides or that is not a float; from ``update`` without ``params``.
 
     >>> tx = hyperball(1.0, rules=1.0)
     >>> params, direction = jnp.array([3.0, 4.0]), jnp.array([-0.1, 0.0])

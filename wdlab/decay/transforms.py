@@ -58,8 +58,8 @@ def add_l2_gradient(
       rules: Which leaves, and how much; see :func:`wdlab.decay_scales`.
 
     Raises:
-      TypeError, ValueError: At construction for a senseless strength or rules; from ``init`` for
-        a leaf that no rule decides or that is no float; from ``update`` without ``params``.
+      TypeError, ValueError: At construction for a wrong strength or rules; from ``init`` for
+        a leaf that no rule decides or that is not a float; from ``update`` without ``params``.
 
     >>> tx = add_l2_gradient(0.5)
     >>> params, grads = {"kernel": jnp.array(4.0)}, {"kernel": jnp.array(1.0)}
@@ -121,8 +121,8 @@ def decay_weights(
         has its sign bit's sign: HeavyBall).
 
     Raises:
-      TypeError, ValueError: At construction for senseless numbers or rules; from ``init`` for a
-        leaf that no rule decides or that is no float; from ``update`` without ``params``.
+      TypeError, ValueError: At construction for wrong numbers or rules; from ``init`` for a
+        leaf that no rule decides or that is not a float; from ``update`` without ``params``.
 
     >>> tx = optax.chain(optax.sgd(0.5), decay_weights(0.25))
     >>> params, grads = {"kernel": jnp.array(4.0)}, {"kernel": jnp.array(2.0)}

@@ -61,8 +61,8 @@ def decay_corrected(
       rules: Which leaves decay, and how much; see :func:`wdlab.decay_scales`.
 
     Raises:
-      TypeError, ValueError: At construction for senseless numbers or an unknown peak; from
-        ``init`` for a leaf that no rule decides or that is no float; from ``update`` without
+      TypeError, ValueError: At construction for wrong numbers or an unknown peak; from
+        ``init`` for a leaf that no rule decides or that is not a float; from ``update`` without
         ``params``.
 
     >>> from wdlab.rules import Rule
@@ -139,8 +139,8 @@ def decay_toward_ema(
       rules: Which leaves decay, and how much; see :func:`wdlab.decay_scales`.
 
     Raises:
-      TypeError, ValueError: At construction for senseless numbers; from ``init`` for a leaf that
-        no rule decides or that is no float; from ``update`` without ``params``.
+      TypeError, ValueError: At construction for wrong numbers; from ``init`` for a leaf that
+        no rule decides or that is not a float; from ``update`` without ``params``.
 
     >>> tx = decay_toward_ema(0.5, ema_rate=0.75)
     >>> state = tx.init({"w": jnp.array(0.0)})

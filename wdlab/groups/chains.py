@@ -67,7 +67,7 @@ def grouped(
       peak_learning_rate: Peak of the base rate, for "schedule" where it does not carry it.
 
     Raises:
-      TypeError, ValueError: At construction for senseless numbers, a missing coupling or a missing
+      TypeError, ValueError: At construction for wrong numbers, a missing coupling or a missing
         ``decay_follows``; from ``init`` for a leaf in no group, decided by no rule or no float.
 
     Example:

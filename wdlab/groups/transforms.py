@@ -34,8 +34,8 @@ def scale_by_groups(
       groups: First full match wins.
 
     Raises:
-      TypeError, ValueError: At construction for a senseless rate; from ``init`` for a leaf in no
-        group or that is no float; from ``update`` without ``params``.
+      TypeError, ValueError: At construction for a wrong rate; from ``init`` for a leaf in no
+        group or that is not a float; from ``update`` without ``params``.
 
     >>> tx = scale_by_groups(0.5, (Group("head", learning_rate_scale=2.0), Group(".*")))
     >>> params = {"body": jnp.array(4.0), "head": jnp.array(4.0)}

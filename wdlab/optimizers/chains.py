@@ -50,7 +50,7 @@ def sgd(
 
     Raises:
       TypeError, ValueError: At construction for numbers out of range or a missing coupling; from
-        ``init`` for leaves that are no floats or that no rule decides.
+        ``init`` for leaves that are not floats or that no rule decides.
 
     >>> import jax.numpy as jnp
     >>> tx = sgd(0.5, weight_decay=0.25, coupling="l2")

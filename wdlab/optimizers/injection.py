@@ -21,7 +21,7 @@ def inject_hyperparams(
     beside bfloat16 parameters and the updates NaN (optax 0.2.8, issue 1414); a schedule's peak is
     lost once it is a number; ``**hyperparameters`` are not looked into; and numbers that decide
     shapes or which formula is used cannot be traced. This keeps the peak, takes every argument, and
-    leaves such numbers as they are. Rules need no care: they are no functions.
+    leaves such numbers as they are. Rules need no care: they are not functions.
 
     Args:
       factory: One of :mod:`wdlab.optimizers`, ``functools.partial(wdlab.conventions.build, name)``,

@@ -59,8 +59,8 @@ def adams(
       amsgrad: Whether the running maximum of :math:`v_t` takes its place, in the mean too.
 
     Raises:
-      TypeError, ValueError: At construction for senseless numbers; from ``init`` for a leaf that
-        no rule decides or that is no float; from ``update`` without ``params``.
+      TypeError, ValueError: At construction for wrong numbers; from ``init`` for a leaf that
+        no rule decides or that is not a float; from ``update`` without ``params``.
 
     >>> tx = adams(0.5, weight_decay=0.25, eps=0.0)
     >>> params, grads = {"kernel": jnp.array(4.0)}, {"kernel": jnp.array(2.0)}

@@ -121,7 +121,7 @@ def scale_by_adam(
       mu_dtype: dtype that keeps the first moment; None: that of the statistics.
 
     Raises:
-      TypeError: If a rate is no number.
+      TypeError: If a rate is not a number.
       ValueError: If a number is out of range, or if a convention is unknown or impossible together
         with another.
 

@@ -64,7 +64,7 @@ def clip_by_leaf_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
       max_norm: ``c`` > 0, in units of the gradient.
 
     Raises:
-      TypeError, ValueError: If ``max_norm`` is no number > 0.
+      TypeError, ValueError: If ``max_norm`` is not a number > 0.
 
     >>> tx = clip_by_leaf_norm(1.0)
     >>> gradients = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([0.5])}
@@ -98,7 +98,7 @@ def clip_by_block_rms(
         enlarges small ones; an update that is all zero stays zero here, where timm gives NaN.
 
     Raises:
-      TypeError: If ``threshold`` is no number.
+      TypeError: If ``threshold`` is not a number.
       ValueError: If it is not above 0, or ``direction`` is unknown.
 
     Example:

@@ -78,7 +78,7 @@ def scale_by_factored_rms(
         :func:`wdlab.preconditioners.clipping_divisor`; None: nothing.
 
     Raises:
-      TypeError: If a number is none, or ``beta2`` is no schedule.
+      TypeError: If an argument is not a number, or ``beta2`` is not a schedule.
       ValueError: If a number is out of range or a name unknown.
 
     Example:

@@ -39,7 +39,7 @@ def scale_by_parameter_scale(
       maximum: Largest scale (T5X ``max_parameter_scale``), above 0; None: none.
 
     Raises:
-      TypeError: If a number is none.
+      TypeError: If an argument is not a number.
       ValueError: If a number is out of range; from ``update`` without ``params``.
 
     Example:

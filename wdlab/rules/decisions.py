@@ -175,7 +175,7 @@ def decay_scales(params: PyTree, rules: PyTree, *, wrt: Any = None) -> PyTree:
         ``nnx.Param``.
 
     Returns:
-      A pytree of Python floats, structured like ``params``; 0.0 for what is no parameter of a
+      A pytree of Python floats, structured like ``params``; 0.0 for what is not a parameter of a
       model.
 
     Raises:

@@ -2,8 +2,8 @@
 
 A leaf of Linen dicts, FrozenDicts, ``nnx.State``, Equinox modules, Haiku's two-level dicts, named
 tuples, tuples and lists gets the path that a reader would write: ``blocks/0/attn/query/kernel``. A
-box around one array (``flax.linen.Partitioned``, an nnx Variable, haliax's NamedArray) is no step
-of it.
+box around one array (``flax.linen.Partitioned``, an nnx Variable, haliax's NamedArray) is not a
+step of it.
 """
 
 import difflib
@@ -111,7 +111,7 @@ def masked_paths(tree: PyTree) -> list[str]:
 
 
 def parameters(tree: PyTree, wrt: Any = None) -> PyTree:
-    """Masks what is no parameter of a Flax nnx model or State: BatchNorm's statistics, keys.
+    """Masks what is not a parameter of a Flax nnx model or State: BatchNorm's statistics, keys.
 
     Args:
       tree: An ``nnx.Module`` or ``nnx.State``; every other pytree is returned as it is.

@@ -21,7 +21,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Compiles a pattern; a dot matches every character, line breaks included.
 
     Raises:
-      ValueError: If it is no regular expression, or one that could take exponential time.
+      ValueError: If it is not a regular expression, or one that could take exponential time.
 
     >>> compile_pattern("(.*/)?bias").fullmatch("dense/bias") is not None
     True
@@ -32,7 +32,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     try:
         compiled, tree = re.compile(pattern, re.DOTALL), parser.parse(pattern, re.DOTALL)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"pattern {pattern!r} is no regular expression: {error}.") from None
+        raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}.") from None
     if _openness(tree) > _MOST_OPEN or any(map(_Automaton.is_ambiguous, _loops(tree))):
         raise ValueError(
             f"pattern {pattern!r} could take exponential time: it can match one text in many ways. "

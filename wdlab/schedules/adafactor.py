@@ -29,7 +29,7 @@ def beta2_power(
         Both give NaN for steps before the offset; here the rate is 0 there.
 
     Raises:
-      TypeError: If an argument is no number.
+      TypeError: If an argument is not a number.
       ValueError: If an argument is out of range.
 
     Example:
@@ -69,7 +69,7 @@ def relative_step(
         of fairseq and Transformers, which peaks at 1e-2 as well.
 
     Raises:
-      TypeError: If a number is none, or ``maximum`` is no schedule.
+      TypeError: If an argument is not a number, or ``maximum`` is not a schedule.
       ValueError: If a number is out of range.
 
     Example:

@@ -52,7 +52,7 @@ def with_peak(schedule: Callable[[Any], Any], peak: float) -> Schedule:
       peak: Its largest value, > 0.
 
     Raises:
-      TypeError, ValueError: If it is no schedule, or takes values above the peak.
+      TypeError, ValueError: If it is not a schedule, or takes values above the peak.
 
     >>> import optax
     >>> with_peak(optax.linear_schedule(0.0, 1e-3, 10), peak=1e-3).peak

@@ -23,7 +23,7 @@ class DonatingStep:
     """
 
     def __init__(self, step: Callable[..., Any], others: str, functions: tuple[str, ...] = ()):
-        """``others`` names the arguments behind the first two; ``functions`` are no arrays."""
+        """``others`` names the arguments behind the first two; ``functions`` are not arrays."""
         functools.update_wrapper(self, step)
         self._others = others
         self._jitted = jax.jit(step, donate_argnums=(0, 1), static_argnames=functions)

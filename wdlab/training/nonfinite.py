@@ -135,7 +135,7 @@ def check_skipped_steps(opt_state: PyTree, most_in_a_row: int) -> SkippedSteps:
     Raises:
       NonfiniteError: If more were skipped, or if a transformation outside :func:`skip_nonfinite`
         holds a NaN, so that no later step will be made.
-      TypeError, ValueError: If ``most_in_a_row`` is no number >= 0, or nothing counts.
+      TypeError, ValueError: If ``most_in_a_row`` is not a number >= 0, or nothing counts.
 
     >>> state = skip_nonfinite(optax.sgd(1.0)).init({})
     >>> check_skipped_steps(state, most_in_a_row=10)

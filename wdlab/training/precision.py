@@ -54,7 +54,7 @@ def stochastic_rounding(
       seed: Of the random numbers, >= 0; the key is in the state and goes on with it.
 
     Raises:
-      TypeError, ValueError: If ``seed`` is no number >= 0; from ``update`` without ``params``.
+      TypeError, ValueError: If ``seed`` is not a number >= 0; from ``update`` without ``params``.
 
     >>> tx = stochastic_rounding(optax.sgd(1.0), seed=1)
     >>> params = {"w": jnp.ones(10_000, jnp.bfloat16)}
