@@ -97,7 +97,7 @@ def convention(name):
     coupling, rule = known.coupling_for(defaults), twins.decoupled
     for key in (coupling, known.order, name):
         rule = UNLIKE.get(key, rule)
-    reads = name == "optax.lamb" or ("dafactor" in name and name not in ABSOLUTE)
+    reads = name in ("optax.lamb", "torch.ASGD") or ("dafactor" in name and name not in ABSOLUTE)
     return Member(make, rule, KAPPAS.get(coupling, KAPPAS["lr"]), reads_params=reads)
 
 

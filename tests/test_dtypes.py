@@ -67,7 +67,15 @@ REAL_ALONE = (
     *("keep_initial_norm", "scale_by_lion", "scale_by_factored", "scale_by_adafactor", "caution"),
     *("decay_weights, cautious",),
 )
-RIGHT = ("torch.SGD", "optax.adamw", "optax.lamb", "nanodo.", "axlearn.", "big_vision.adam")
+RIGHT = (
+    "torch.SGD",
+    "torch.ASGD",
+    "optax.adamw",
+    "optax.lamb",
+    "nanodo.",
+    "axlearn.",
+    "big_vision.adam",
+)
 
 
 def is_right(name):

@@ -3,7 +3,10 @@
 LIVE = frozenset(
     {
         *(f"torch.{name}" for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adafactor")),
-        *("torch.Adamax", "torch.Adagrad", "torch.RMSprop"),
+        *(
+            f"torch.{name}"
+            for name in ("Adamax", "Adagrad", "RMSprop", "Adadelta", "ASGD", "Rprop")
+        ),
         *(f"optax.{name}" for name in ("adamw", "adafactor", "lion", "lamb")),
         *(f"keras.{name}" for name in ("AdamW", "SGD", "Adafactor", "Lion")),
         *("transformers.Adafactor", "lion_pytorch.Lion"),
@@ -13,6 +16,9 @@ LIVE = frozenset(
 
 # Key -> arguments with which it is compared, beside the defaults and the decay.
 TWIN_VARIANTS = {
+    "torch.Adadelta": [{}, {"rho": 0.5, "eps": 1e-3, "maximize": True}],
+    "torch.ASGD": [{}, {"lambd": 0.3, "alpha": 0.5, "maximize": True}],
+    "torch.Rprop": [{}, {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.1)}],
     "transformers.AdamW": [{}, {"correct_bias": False, "betas": (0.8, 0.95)}],
     "fairseq.Adam": [{}, {"amsgrad": True, "eps": 1e-4}],
     "fairseq.NAG": [{}, {"momentum": 0.9}],

@@ -15,7 +15,7 @@ from tests.oracles.trajectories import (
     relative_error,
 )
 from tests.twins.adafactor import adafactor as twin
-from wdlab.conventions.adafactor_presets import PRESETS
+from wdlab import conventions
 from wdlab.optimizers import adafactor
 from wdlab.preconditioners import (
     clip_by_block_rms,
@@ -117,10 +117,10 @@ def test_equals_its_twin(case, dtype, bound):
     assert relative_error(ours, theirs) <= bound
 
 
-def test_preset_of_optax_is_optax_and_t5x():
-    assert PRESETS["optax.adafactor"].arguments == PRESETS["t5x.Adafactor"].arguments
+@pytest.mark.parametrize("name", ["optax.adafactor", "t5x.Adafactor"])
+def test_optax_and_t5x_are_one(name):
     params, grads = initial_params(), gradients(STEPS)
-    tx = adafactor(0.02, weight_decay=0.01, **PRESETS["optax.adafactor"].arguments)
+    tx = conventions.build(name, 0.02, weight_decay=0.01)
     theirs = run(optax.adafactor(0.02, weight_decay_rate=0.01), params, grads)
     assert relative_error(run(tx, params, grads), theirs) <= 2e-6
 
@@ -129,7 +129,7 @@ def test_paper_needs_no_learning_rate():
     params, grads = initial_params(), gradients(STEPS)
     rates = [min(1e-2, t**-0.5) for t in range(1, STEPS + 1)]
     with jax.enable_x64(True):
-        ours = run(adafactor(**PRESETS["paper.Adafactor"].arguments), params, grads)
+        ours = run(conventions.build("paper.Adafactor", None), params, grads)
     assert relative_error(ours, run_twin(params, grads, rates, axes="last", least=1)) <= 1e-12
 
 
@@ -161,7 +161,7 @@ def test_losses_in_float32_are_those_of_the_twin():
 
 
 def test_palm_decays_by_its_squared_learning_rate():
-    tx = adafactor(**PRESETS["palm.Adafactor"].arguments)
+    tx = conventions.build("palm.Adafactor", None)
     params = {"kernel": jnp.full((4, 4), 2.0)}
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -1e-4 * 2.0, rtol=1e-6)

@@ -31,6 +31,8 @@ VARIANTS = {
         {"momentum": 0.9},
         {"momentum": 0.9, "dampening": 0.3},
         {"momentum": 0.9, "nesterov": True, "maximize": True},
+        {"momentum": 1.0, "dampening": 1.2},
+        {"momentum": 1.01, "dampening": -0.5},
     ],
     "torch.Adam": [
         {},
@@ -43,7 +45,10 @@ VARIANTS = {
     "torch.Adafactor": [{}, {"eps": (1e-6, 0.5), "d": 1.5, "beta2_decay": -0.5}],
     "torch.Adamax": [{}, {"betas": (0.7, 0.99), "eps": 1e-3}],
     "torch.Adagrad": [{}, {"lr_decay": 0.1, "initial_accumulator_value": 0.1}],
-    "torch.RMSprop": [{}, {"momentum": 0.9}, {"centered": True, "alpha": 0.9}],
+    "torch.RMSprop": [{}, {"momentum": 1.0, "alpha": 1.0}, {"centered": True, "alpha": 0.9}],
+    "torch.Adadelta": [{}, {"rho": 0.5, "eps": 1e-3, "maximize": True}],
+    "torch.ASGD": [{}, {"lambd": 0.3, "alpha": 0.5, "t0": 7, "maximize": True}],
+    "torch.Rprop": [{}, {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.1), "maximize": True}],
     "optax.adamw": [{}, {"nesterov": True, "eps_root": 1e-6, "b2": 0.95}],
     "optax.adafactor": [
         {},
@@ -67,8 +72,8 @@ VARIANTS = {
     ],
     "lion_pytorch.Lion": [{}, {"decoupled_weight_decay": True, "betas": (0.5, 0.8)}],
 }
-# In float64 runs these have float32 inside: beta2_t, the averages.
-PARTLY_FLOAT32 = {"optax.adafactor", "keras.Adafactor"}
+# In float64 runs these have float32 inside: beta2_t, the averages, ASGD's rate of the next step.
+PARTLY_FLOAT32 = {"optax.adafactor", "keras.Adafactor", "torch.ASGD"}
 CASES = [(name, i) for name, variants in VARIANTS.items() for i in range(len(variants))]
 
 
@@ -96,7 +101,7 @@ def ours(name, arguments):
 
 def error_of(name, variant, weight_decay, dtype):
     decay = conventions.get(name).decay_argument
-    arguments = {**VARIANTS[name][variant], decay: weight_decay}
+    arguments = {**VARIANTS[name][variant], **({decay: weight_decay} if decay else {})}
     # SGD's weights leap to 1e3 at the spike and swing back through zero: float32 keeps the
     # rounding of the leap. torch's default epsilon of Adafactor is that of the weights' dtype.
     same = name in ("torch.SGD", "keras.SGD", "torch.Adafactor")

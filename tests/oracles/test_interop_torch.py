@@ -11,12 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from wdlab import optimizers, rules, schedules  # noqa: E402
-from wdlab.conventions.adafactor_presets import PRESETS  # noqa: E402
+from wdlab import conventions, optimizers, rules, schedules  # noqa: E402
 from wdlab.from_torch import files as torch_files  # noqa: E402
 from wdlab.from_torch import opt_state_from_torch, params_from_torch  # noqa: E402
 from wdlab.from_torch.names import CONV2D, LINEAR, Leaf  # noqa: E402
-from wdlab.optimizers import adafactor  # noqa: E402
 from wdlab.preconditioners import scale_by_adam  # noqa: E402
 
 pytestmark = pytest.mark.oracle
@@ -78,8 +76,7 @@ CASES = {
     ),
     "Adafactor": (
         lambda p: torch.optim.Adafactor(p, weight_decay=0.1),
-        adafactor(**PRESETS["torch.Adafactor"].arguments
-                  | {"learning_rate": LR, "weight_decay": 0.1}),
+        conventions.build("torch.Adafactor", LR, weight_decay=0.1),
     ),
 }  # fmt: skip
 

@@ -331,7 +331,36 @@ def paper_radam(p, g, state, t, lr, h):
     return p - lr * r * (m / (1 - b1**t)) * math.sqrt(1 - b2**t) / (np.sqrt(v) + h["eps"])
 
 
+def torch_adadelta(p, g, state, t, lr, h):
+    rho, eps = h["rho"], h["eps"]
+    g = (-g if h["maximize"] else g) + h["weight_decay"] * p
+    state["v"] = rho * state.get("v", 0.0) + (1 - rho) * g * g
+    delta = np.sqrt(state.get("a", 0.0) + eps) / np.sqrt(state["v"] + eps) * g
+    state["a"] = rho * state.get("a", 0.0) + (1 - rho) * delta * delta
+    return p - lr * delta
+
+
+def torch_asgd(p, g, state, t, lr, h):
+    g = (-g if h["maximize"] else g) + h["weight_decay"] * p
+    eta = state.get("eta", lr)
+    state["eta"] = lr / (1 + h["lambd"] * lr * t) ** h["alpha"]
+    return p * (1 - h["scale"] * h["lambd"] * eta) - eta * g
+
+
+def torch_rprop(p, g, state, t, lr, h):
+    (down, up), (least, most) = h["etas"], h["step_sizes"]
+    g = -g if h["maximize"] else g
+    sign = np.sign(g * state.get("last", 0.0 * g))
+    factor = np.where(sign > 0, up, np.where(sign < 0, down, 1.0))
+    state["size"] = np.clip(state.get("size", lr + 0.0 * g) * factor, least, most)
+    state["last"] = np.where(sign < 0, 0.0, g)
+    return p - np.sign(state["last"]) * state["size"]
+
+
 TWINS = {
+    "torch.Adadelta": torch_adadelta,
+    "torch.ASGD": torch_asgd,
+    "torch.Rprop": torch_rprop,
     "transformers.AdamW": transformers_adamw,
     "fairseq.Adam": fairseq_adam,
     "fairseq.NAG": fairseq_nag,

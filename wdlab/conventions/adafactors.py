@@ -5,11 +5,10 @@ from typing import Any
 
 import optax
 
-from wdlab.conventions.adafactor_presets import PRESETS
 from wdlab.conventions.convention import Convention, Request
 from wdlab.conventions.parts import pair, product, rate_of, relative_or_given
 from wdlab.optimizers import adafactor
-from wdlab.schedules import squared, value_at
+from wdlab.schedules import relative_step, squared, value_at
 
 _NO_CORRECTION = "none: b2_t = 1 - t**-0.8 starts at 0"
 _STEP = "u = clip(g / sqrt(V)); "
@@ -73,16 +72,17 @@ def _power(rate: Any, power: float) -> Any:
 
 
 def _palm(request: Request) -> optax.GradientTransformation:
-    arguments: dict[str, Any] = {
-        **PRESETS["palm.Adafactor"].arguments,
-        "weight_decay": request.weight_decay,
-        "rules": request.rules,
-        "momentum": request["beta1"],
-        "beta2_exponent": request["decay_rate"],
-    }
-    if request.learning_rate is not None:
-        arguments["learning_rate"] = request.learning_rate
-    return adafactor(**arguments)
+    """None as the learning rate is the paper's: 1e-2 for 10,000 steps, then 1 / sqrt t."""
+    rate = relative_step(1e-2) if request.learning_rate is None else request.learning_rate
+    return adafactor(
+        rate,
+        weight_decay=request.weight_decay,
+        coupling="lr2",
+        rules=request.rules,
+        axes="never",
+        momentum=request["beta1"],
+        beta2_exponent=request["decay_rate"],
+    )
 
 
 def _scaled(arguments: Mapping[str, Any]) -> str:

@@ -151,7 +151,8 @@ def _power(convention: Convention, arguments: Mapping[str, Any]) -> float:
 def _l2_hint(convention: Convention, arguments: Mapping[str, Any]) -> str:
     """What would have an equal number."""
     if convention.l2_shrinks is not None:
-        return f" with momentum={arguments['momentum']}; without momentum there is one"
+        other = "lambd" if "lambd" in arguments else "momentum"
+        return f" with {other}={arguments[other]}; without {other} there is one"
     for switch in ("decoupled_weight_decay", "adam_w_mode", "adamw_mode"):
         if switch in arguments:
             return f". With {switch}=True it is decoupled, and there is one"

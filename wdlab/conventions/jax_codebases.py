@@ -5,7 +5,6 @@ from typing import Any
 
 import optax
 
-from wdlab.conventions.adafactor_presets import PRESETS
 from wdlab.conventions.convention import REQUIRED, Convention, Request
 from wdlab.conventions.parts import optax_adam, rate_of, with_decay
 from wdlab.optimizers import adafactor
@@ -21,22 +20,23 @@ def _adamw(request: Request) -> optax.GradientTransformation:
 
 
 def _big_vision_adafactor(request: Request) -> optax.GradientTransformation:
-    arguments: dict[str, Any] = {
-        **PRESETS["big_vision.adafactor"].arguments,
-        "learning_rate": rate_of(request),
-        "weight_decay": request.weight_decay,
-        "rules": request.rules,
-        "peak_learning_rate": request.peak_learning_rate,
-        "min_dim_size_to_factor": request["min_dim_size_to_factor"],
-        "beta2_exponent": request["decay_rate"],
-        "beta2_offset": request["decay_offset"],
-        "beta2_cap": request["beta2_cap"],
-        "clipping_threshold": request["clipping_threshold"] or None,
-        "momentum": request["momentum"] or None,
-        "momentum_dtype": request["dtype_momentum"],
-        "eps1": request["eps"],
-    }
-    return adafactor(**arguments)
+    return adafactor(
+        rate_of(request),
+        weight_decay=request.weight_decay,
+        coupling="schedule",
+        rules=request.rules,
+        peak_learning_rate=request.peak_learning_rate,
+        min_dim_size_to_factor=request["min_dim_size_to_factor"],
+        beta2_exponent=request["decay_rate"],
+        beta2_offset=request["decay_offset"],
+        beta2_cap=request["beta2_cap"],
+        clipping_threshold=request["clipping_threshold"] or None,
+        parameter_scale=None,
+        momentum=request["momentum"] or None,
+        momentum_of="direction",
+        momentum_dtype=request["dtype_momentum"],
+        eps1=request["eps"],
+    )
 
 
 def _nanodo_coupling(arguments: Mapping[str, Any]) -> str:

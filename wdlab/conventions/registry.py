@@ -22,7 +22,8 @@ from wdlab.conventions import (
     praxis,
     timm_optim,
     torch_optim,
-    torch_optim_others,
+    torch_optim_adaptive,
+    torch_optim_plain,
     torch_packages,
     width_scaled,
 )
@@ -41,7 +42,8 @@ _FAMILIES = (
     praxis,
     timm_optim,
     torch_optim,
-    torch_optim_others,
+    torch_optim_adaptive,
+    torch_optim_plain,
     torch_packages,
     width_scaled,
 )

@@ -69,9 +69,9 @@ def opt_state_from_torch(
     r"""Makes the state of ``tx`` as if it had made torch's steps: moments, and count = step.
 
     ``tx`` must be the same optimizer: ``optimizers.adamw(lr, coupling="lr")`` for AdamW, ``adam``
-    with "l2" for Adam, ``sgd`` with "l2" for SGD, ``adafactor.adafactor`` with the arguments of
-    ``PRESETS["torch.Adafactor"]``. Chains, groups and wrappers around it are filled alike. A
-    torch scheduler's step is Optax's count: the lr of update t is ``schedule(t - 1)``. Where the
+    with "l2" for Adam, ``sgd`` with "l2" for SGD, ``conventions.build("torch.Adafactor", lr)``.
+    Chains, groups and wrappers around it are filled alike. A torch scheduler's step is Optax's
+    count: the lr of update t is ``schedule(t - 1)``. Where the
     saved lr, betas, eps, momentum or weight decay are others than those that ``tx`` steps with, a
     :class:`SettingsWarning` says so.
 

@@ -3,7 +3,7 @@
 The parts stand alone: :mod:`wdlab.preconditioners.factored` (second moments),
 :mod:`wdlab.preconditioners.parameter_scale` (parameter scale, decay by it),
 :mod:`wdlab.schedules.adafactor` (beta2, relative step).
-What each system does with them is data: :data:`wdlab.conventions.adafactor_presets.PRESETS`.
+What each system does with them is in its convention: ``wdlab.conventions.get("t5x.Adafactor")``.
 """
 
 from typing import Any, Literal, get_args
@@ -116,7 +116,7 @@ def adafactor(
       -0.044
 
     Source: Shazeer & Stern, https://arxiv.org/abs/1804.04235, Algorithms 4 to 6; the systems in
-    :data:`wdlab.conventions.adafactor_presets.PRESETS`.
+    :mod:`wdlab.conventions`.
     """
     with named_errors("adafactor"):
         check_number("learning_rate", learning_rate, schedule=True)

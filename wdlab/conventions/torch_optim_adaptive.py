@@ -1,14 +1,11 @@
-"""The other conventions of torch.optim 2.13.0: SGD, Adafactor, Adagrad, RMSprop."""
-
-from typing import Any
+"""The conventions of torch.optim 2.13.0 with a second moment alone: Adagrad and its descendants."""
 
 import optax
 
 from wdlab._core.checks import check_number
 from wdlab._core.dtypes import step_number
-from wdlab.conventions.adafactor_presets import PRESETS
 from wdlab.conventions.convention import Convention, Request
-from wdlab.conventions.parts import maximized, pair, rate_of, torch_momentum, with_decay
+from wdlab.conventions.parts import maximized, pair, rate_of, with_decay
 from wdlab.optimizers import adafactor
 from wdlab.preconditioners import momentum, scale_by_adam
 
@@ -19,10 +16,6 @@ _L2_TRAP = (
     "weight_decay is an L2 gradient: the preconditioner divides it by the gradient's own size, so "
     "no decoupled number is equal to it"
 )
-
-
-def _sgd(request: Request) -> optax.GradientTransformation:
-    return with_decay(request, torch_momentum(request), complex_ok=True)
 
 
 def _adagrad(request: Request) -> optax.GradientTransformation:
@@ -42,53 +35,45 @@ def _adagrad(request: Request) -> optax.GradientTransformation:
 
 def _rmsprop(request: Request) -> optax.GradientTransformation:
     alpha, eps = request["alpha"], request["eps"]
+    check_number("alpha", alpha)
     if request["centered"]:
         direction = optax.scale_by_stddev(decay=alpha, eps=eps, eps_in_sqrt=False)
-    else:
+    elif alpha < 1:
         direction = scale_by_adam(b1=None, b2=alpha, eps=eps, bias_correction=False)
+    else:  # torch allows it: the average is never fed.
+        direction = optax.scale_by_rms(decay=alpha, eps=eps, eps_in_sqrt=False)
     if request["momentum"]:
         direction = optax.chain(direction, momentum(request["momentum"]))
     return with_decay(request, direction)
 
 
+def _adadelta(request: Request) -> optax.GradientTransformation:
+    check_number("rho", request["rho"], high=1.0)
+    check_number("eps", request["eps"])
+    return with_decay(request, optax.scale_by_adadelta(request["rho"], request["eps"]))
+
+
 def _adafactor(request: Request) -> optax.GradientTransformation:
+    """Not reproduced: torch takes eps1 from the group's first parameter for all of them."""
     eps1, eps2 = pair(request, "eps")
-    arguments: dict[str, Any] = {
-        **PRESETS["torch.Adafactor"].arguments,
-        "learning_rate": rate_of(request),
-        "weight_decay": request.weight_decay,
-        "rules": request.rules,
-        "beta2_exponent": -request["beta2_decay"],
-        "eps1": eps1,
-        "parameter_scale": eps2,
-        "clipping_threshold": request["d"],
-    }
-    return maximized(request, adafactor(**arguments))
+    tx = adafactor(
+        rate_of(request),
+        weight_decay=request.weight_decay,
+        coupling="lr",
+        rules=request.rules,
+        inverse_sqrt_cap=True,
+        beta2_exponent=-request["beta2_decay"],
+        axes="last",
+        min_dim_size_to_factor=1,
+        eps1=eps1,
+        epsilon="clamped",
+        parameter_scale=eps2,
+        clipping_threshold=request["d"],
+    )
+    return maximized(request, tx)
 
 
 CONVENTIONS = (
-    Convention(
-        name="torch.SGD",
-        version=_VERSION,
-        source=_SOURCE.format("sgd"),
-        equation=_L2 + "b <- mu b + (1 - tau) g, first b = g; theta <- theta - lr_t b",
-        coupling="l2",
-        order="in the gradient",
-        learning_rate=1e-3,
-        defaults={
-            "momentum": 0.0,
-            "dampening": 0.0,
-            "weight_decay": 0.0,
-            "nesterov": False,
-            "maximize": False,
-        },
-        traps=(
-            "momentum amplifies the decay by about 1 / (1 - mu); without it, it is lr_t lambda",
-            "torch has no SGDW: fairseq's NAG and Keras' SGD are decoupled, this is not",
-        ),
-        make=_sgd,
-        l2_shrinks=lambda arguments: arguments["momentum"] == 0,
-    ),
     Convention(
         name="torch.Adafactor",
         version=_VERSION,
@@ -137,6 +122,22 @@ CONVENTIONS = (
         },
         traps=(_L2_TRAP, "the sum starts at 0; in Optax and Keras at 0.1"),
         make=_adagrad,
+    ),
+    Convention(
+        name="torch.Adadelta",
+        version=_VERSION,
+        source=_SOURCE.format("adadelta"),
+        equation=(
+            _L2 + "v <- rho v + (1 - rho) g**2; u = sqrt((a + eps) / (v + eps)) g; "
+            "a <- rho a + (1 - rho) u**2; theta <- theta - lr_t u"
+        ),
+        coupling="l2",
+        order="in the gradient",
+        epsilon="inside both roots",
+        learning_rate=1.0,
+        defaults={"rho": 0.9, "eps": 1e-6, "weight_decay": 0.0, "maximize": False},
+        traps=(_L2_TRAP, "the default learning rate is 1"),
+        make=_adadelta,
     ),
     Convention(
         name="torch.RMSprop",
