@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wdlab.instruments.uniform_programs import Program
-from wdlab.instruments.uniform_tracing import trace
+from wdlab.instruments.plans.uniform_programs import Program
+from wdlab.instruments.plans.uniform_tracing import trace
 
 SMALL = np.asarray([3.4445, -4.775, 2.0315], np.float32)
 FUNCTIONS = {

@@ -27,8 +27,7 @@ from wdlab.instruments.norms import (
     norm,
     rms,
 )
-from wdlab.instruments.plan import DecayPlan, LeafPlan, decay_plan
-from wdlab.instruments.plan_comparison import plan_differences
+from wdlab.instruments.plans import DecayPlan, LeafPlan, decay_plan, plan_differences
 from wdlab.instruments.rotation import (
     Equilibrium,
     equilibrium,

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from wdlab.instruments.uniform_arrays import (
+from wdlab.instruments.plans.uniform_arrays import (
     Operation,
     of_kind,
 )

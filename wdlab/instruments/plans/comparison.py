@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from wdlab.instruments.measured_decay import TRIED_GRADIENTS
-from wdlab.instruments.step_curves import PROBED_STEPS
+from wdlab.instruments.plans.measured_decay import TRIED_GRADIENTS
+from wdlab.instruments.plans.step_curves import PROBED_STEPS
 
 
 def plan_differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:

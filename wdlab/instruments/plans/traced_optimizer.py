@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wdlab.instruments.uniform_programs import Program
-from wdlab.instruments.uniform_tracing import trace
+from wdlab.instruments.plans.uniform_programs import Program
+from wdlab.instruments.plans.uniform_tracing import trace
 
 PyTree = Any
 Array = Any

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wdlab.instruments.traced_optimizer import State, TracedOptimizer
+from wdlab.instruments.plans.traced_optimizer import State, TracedOptimizer
 
 Array = Any
 # Weights and gradients of the cases that are compared.

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from wdlab.instruments.uniform_arrays import (
+from wdlab.instruments.plans.uniform_arrays import (
     JOINED,
     MOVED,
     POINTWISE,
@@ -18,7 +18,7 @@ from wdlab.instruments.uniform_arrays import (
     Operation,
     operation,
 )
-from wdlab.instruments.uniform_programs import MOST_ENTRIES, Number, Program, folded
+from wdlab.instruments.plans.uniform_programs import MOST_ENTRIES, Number, Program, folded
 
 Array = Any
 _MOST_MOVED = 2**14  # Entries that are followed one by one where arrays are put together.

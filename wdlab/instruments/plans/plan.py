@@ -19,10 +19,17 @@ import numpy as np
 import optax
 
 from wdlab._core.names import first_few
-from wdlab.instruments.measured_decay import Measured, measure, shares
-from wdlab.instruments.plan_comparison import plan_differences
-from wdlab.instruments.step_curves import GRID, PROBED_STEPS, Curve, curve, find_jumps, rounded
-from wdlab.instruments.traced_optimizer import TracedOptimizer
+from wdlab.instruments.plans.comparison import plan_differences
+from wdlab.instruments.plans.measured_decay import Measured, measure, shares
+from wdlab.instruments.plans.step_curves import (
+    GRID,
+    PROBED_STEPS,
+    Curve,
+    curve,
+    find_jumps,
+    rounded,
+)
+from wdlab.instruments.plans.traced_optimizer import TracedOptimizer
 from wdlab.rules import decisions, leaves_with_paths, parameters
 
 PyTree = Any
