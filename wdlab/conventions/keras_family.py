@@ -3,10 +3,15 @@
 import optax
 
 from wdlab.conventions.convention import REQUIRED, Convention, Request
+from wdlab.conventions.keras_arguments import BEFORE, REFUSED, with_keras_arguments
 from wdlab.conventions.parts import rate_of, with_decay
 from wdlab.decay import decay_weights
 from wdlab.optimizers import adafactor, complete, scale_by_learning_rate
-from wdlab.preconditioners import momentum, scale_by_adam, scale_by_lion
+from wdlab.preconditioners import (
+    momentum,
+    scale_by_adam,
+    scale_by_lion,
+)
 from wdlab.rules import BERT
 from wdlab.schedules import multiplier_of
 
@@ -26,8 +31,6 @@ _KERAS_TRAPS = (
     "Adam(weight_decay=) AdamW",
     "everything decays unless exclude_from_weight_decay is called before build",
 )
-_CLIP = "Chain optax.clip or optax.clip_by_global_norm before it."
-_REFUSED = {"clipnorm": _CLIP, "clipvalue": _CLIP, "global_clipnorm": _CLIP}
 _TFA_TRAPS = (
     "the decay is multiplied by neither the learning rate nor its schedule: 0.1 takes a tenth of "
     "every weight in every step; give a schedule as weight_decay, as the docstring there says",
@@ -102,13 +105,14 @@ CONVENTIONS = (
             "beta_2": 0.999,
             "epsilon": 1e-7,
             "amsgrad": False,
+            **BEFORE,
         },
-        refused=_REFUSED,
+        refused=REFUSED,
         traps=(
             *_KERAS_TRAPS,
             "epsilon 1e-7 acts as 1e-7 / sqrt(c2): 31.6 times larger in the first step",
         ),
-        make=_adam,
+        make=with_keras_arguments(_adam),
     ),
     Convention(
         name="keras.SGD",
@@ -118,14 +122,14 @@ CONVENTIONS = (
         coupling="lr",
         order="before",
         learning_rate=1e-2,
-        defaults={"momentum": 0.0, "nesterov": False, "weight_decay": None},
-        refused=_REFUSED,
+        defaults={"momentum": 0.0, "nesterov": False, "weight_decay": None, **BEFORE},
+        refused=REFUSED,
         traps=(
             *_KERAS_TRAPS,
             "the learning rate is inside the momentum: a change of it is felt 1 / (1 - mu) steps "
             "later than in torch",
         ),
-        make=_sgd,
+        make=with_keras_arguments(_sgd),
     ),
     Convention(
         name="keras.Adafactor",
@@ -147,14 +151,15 @@ CONVENTIONS = (
             "clip_threshold": 1.0,
             "relative_step": True,
             "weight_decay": None,
+            **BEFORE,
         },
-        refused=_REFUSED,
+        refused=REFUSED,
         traps=(
             *_KERAS_TRAPS,
             "relative_step makes no difference: the rate is capped by 1 / sqrt t in any case, "
             "while the decay follows lr_t",
         ),
-        make=_adafactor,
+        make=with_keras_arguments(_adafactor),
     ),
     Convention(
         name="keras.Lion",
@@ -164,10 +169,10 @@ CONVENTIONS = (
         coupling="lr",
         order="before",
         learning_rate=1e-3,
-        defaults={"beta_1": 0.9, "beta_2": 0.99, "weight_decay": None},
-        refused=_REFUSED,
+        defaults={"beta_1": 0.9, "beta_2": 0.99, "weight_decay": None, **BEFORE},
+        refused=REFUSED,
         traps=(*_KERAS_TRAPS, "the default learning rate is 1e-3, 1e-4 in lion-pytorch"),
-        make=_lion,
+        make=with_keras_arguments(_lion),
     ),
     Convention(
         name="tfa.AdamW",
