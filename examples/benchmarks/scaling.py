@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import examples.gpt.flags
-import examples.gpt.start
+import examples.gpt.start_from
 import examples.gpt.trainer
 import examples.resnet.data
 import examples.resnet.flags
@@ -37,7 +37,7 @@ import examples.resnet.trainer
 from examples.runs.command import command
 from examples.runs.errors import UserError
 from examples.runs.records import read
-from examples.runs.share import bytes_told
+from examples.runs.run_dir import settings_of
 from wdlab.training import Checkpoints
 
 DEVICES = 2  # of each process
@@ -119,16 +119,16 @@ def move(example: str, folder: Path, counts: Sequence[int], flags: Sequence[str]
             raise UserError(f"{example} did not go on from step {newest}: {said[-2000:]}")
 
 
-def fresh_state(example: str, flags: Sequence[str]) -> dict[str, Any]:
+def fresh_state(example: str, flags: Sequence[str]) -> Any:
     """The state before the first step, on one device."""
     if example == "resnet":
         config = examples.resnet.flags.parse(flags)
-        return examples.resnet.trainer.Trainer(config).state._asdict()
+        return examples.resnet.trainer.Trainer(config).state
     config = examples.gpt.flags.parse(flags)[1]
-    return examples.gpt.trainer.Trainer(examples.gpt.start.Start(config)).state.arrays()
+    return examples.gpt.trainer.Trainer(examples.gpt.start_from.Start(config)).state
 
 
-def result(folder: Path, like: dict[str, Any]) -> Run:
+def result(folder: Path, like: Any) -> Run:
     """What the run in the folder came to, on one device.
 
     Raises:
@@ -139,8 +139,8 @@ def result(folder: Path, like: dict[str, Any]) -> Run:
         restored = checkpoints.restore(like, check_settings=False)
     if restored is None or restored.step != STEPS or len(losses) != STEPS:
         raise UserError(f"{folder} does not hold {STEPS} steps and their losses")
-    state = restored.state
-    arrays = jax.device_get([jax.tree.leaves(state.get(name)) for name in ("params", "stats")])
+    parts = restored.state.params, getattr(restored.state, "stats", None)
+    arrays = jax.device_get([jax.tree.leaves(part) for part in parts])
     return Run([np.array(losses)], *arrays)
 
 
@@ -148,7 +148,8 @@ def measure(example: str, folder: Path, counts: Sequence[int]) -> tuple[dict[str
     """Makes all runs of an example: name -> bytes in process 0, and name -> :class:`Run`."""
     flags, sizes = flags_of(example, folder), {}
     for n in counts:
-        sizes[str(n)] = bytes_told(train(example, folder / str(n), n, flags))
+        train(example, folder / str(n), n, flags)
+        sizes[str(n)] = settings_of(folder / str(n))["state_bytes"]
     moves = sorted(counts, reverse=True)
     moves.append(moves[0])
     moved = folder / ", ".join(map(str, moves))

@@ -13,7 +13,6 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-import wdlab
 from examples.gpt import model, optim, step
 from examples.gpt.configs import CONFIGS
 from examples.gpt.data import GPT2_VOCABULARY
@@ -26,7 +25,7 @@ BATCH = 8
 UNIT = "tokens/s"
 CONFIG = dataclasses.replace(
     CONFIGS["train_gpt2_micro"](), batch_size=BATCH, gradient_accumulation_steps=1,
-    weight_decay=0.1, decay_lr=False, ema_coef=0.0,
+    weight_decay=0.1, decay_lr=False, ema_coef=0.0, log_interval=10**9,
 )  # fmt: skip
 WORK = BATCH * CONFIG.block_size  # Of one call, in tokens.
 
@@ -45,15 +44,14 @@ def ours(tokens_AxBxM: np.ndarray, devices: int) -> Callable[[], object]:
     layout = Layout(make_mesh(devices, 1))
     graph, params = model.create(CONFIG, GPT2_VOCABULARY, 0, layout)
     tx = optim.make_optimizer(CONFIG)
-    carry = step.Carry(params, wdlab.init_opt_state(tx, params), None, None)
+    carry = step.new_carry(params, tx, CONFIG, copies=layout.copies)
     train_step = step.make_train_step(graph, tx, CONFIG, layout.of(carry))
-    tokens, key = tokens_AxBxM.astype(np.int32), jax.random.key(0)
-    tokens = layout.batch(tokens, np.arange(BATCH), BATCH, axis=1)
+    tokens = layout.batch(tokens_AxBxM.astype(np.int32), np.arange(BATCH), BATCH, axis=1)
 
     def update():
         nonlocal carry
         with layout.active():
-            carry, metrics = train_step(carry, tokens, key, 0, False)
+            carry, metrics = train_step(carry, tokens)
         return jax.block_until_ready((carry, metrics))
 
     return update

@@ -93,7 +93,7 @@ def settings(name: str, flags: Sequence[str], chips: int) -> Config:
     return config
 
 
-def abstract_arguments(config: Config, layout: Layout, tx: Any) -> tuple:
+def abstract_arguments(config: Config, layout: Layout, tx: Any) -> tuple[step.Carry, Any]:
     """Shapes and shardings of what the training step takes."""
 
     def placed(shapes: Any, shardings: Any) -> Any:
@@ -110,13 +110,14 @@ def abstract_arguments(config: Config, layout: Layout, tx: Any) -> tuple:
     params = placed(shapes, layout.parameters(shapes))
     state = placed(jax.eval_shape(tx.init, params), opt_state_shardings(tx, params))
     ema = params if config.ema_coef else None
-    carry = step.Carry(params, state, ema, copies(lambda: step.first_loss_scale(config)))
+    scalars = copies(lambda: (step.first_loss_scale(config), jnp.int32(0)))
+    carry = step.Carry(params, state, ema, *scalars)
     tokens = jax.ShapeDtypeStruct(
         (config.gradient_accumulation_steps, config.batch_size, config.block_size + 1),
         jnp.int32,
         sharding=layout.batch_sharding(1),
     )
-    return carry, tokens, *copies(lambda: (jax.random.key(0), jnp.int32(0), jnp.bool(False)))
+    return carry, tokens
 
 
 def advice(config: Config, layout: Layout) -> list[str]:

@@ -5,11 +5,21 @@ configurations.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from examples.runs.errors import UserError
-from examples.runs.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE, require
+from examples.runs.settings import (
+    BELOW_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Range,
+    Settings,
+    free,
+    setting,
+    shape,
+)
 
+LENGTH = Range(lambda count: 0 <= count <= 1_000_000, "from 0 to 1000000")
 SUBSTRINGS = "substrings"  # rules="substrings": by the names in wd_substrings_include
 Coupling = Literal["schedule", "lr", "lr2", "constant", "l2"]
 InitFrom = Literal["scratch", "resume", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
@@ -20,87 +30,83 @@ Rules = Literal[
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Settings of one training run."""
 
     # Where and what.
-    out_dir: str = ""  # results; empty: out/<config>, or the next free out/<config>-2, -3, ...
-    wandb_run_name: str = ""  # the run's name: results in out_dir/<name>, or <name>-2, -3, ...
-    wandb_log: bool = False  # send the rows of metrics.jsonl to Weights & Biases as well
-    wandb_project: str = "wdlab"  # the project there
-    resume: bool = False  # continue the run in out_dir exactly where its last checkpoint is
+    wandb_run_name: str = free("")  # name of the run: results in out_dir/NAME, or NAME-2, ...
+    wandb_log: bool = free(False)  # send the rows of metrics.jsonl to Weights & Biases as well
+    wandb_project: str = free("wdlab")  # the project there
     init_from: InitFrom = "scratch"  # resume: go on from ckpt_path; gpt2*: Hugging Face's weights
-    ckpt_path: str = ""  # resume: a run's folder or a step's; gpt2*: default data_dir/<init_from>
-    eval_only: bool = False  # evaluate and stop: no step, no checkpoint
+    ckpt_path: str = free("")  # resume: a run's folder or a step's; gpt2*: default data_dir/gpt2*
+    eval_only: bool = free(False)  # evaluate and stop: no step, no checkpoint
     dataset: str = "pydoc"  # 'pydoc' (embedded text) or a folder of data_dir
-    data_dir: str = "data"  # where `python -m examples.gpt.data prepare` puts the datasets
-    n_train_tokens: int | None = None  # use only the first n training tokens
-    random_seed: int = 0  # of the initial weights, the order of the data, dropout and sampling
+    n_train_tokens: int | None = setting(None, NOT_NEGATIVE)  # use only the first n training tokens
 
     # Model: GPT-2, or its body with LLaMA's or Qwen's blocks.
-    block: Literal["gpt2", "llama", "qwen"] = "gpt2"  # llama: RMSNorm, SwiGLU, rotary positions, no
-    # bias; qwen: the same with a bias on queries, keys and values
-    n_layer: int = 12  # blocks
-    n_head: int = 12  # attention heads per block; divides n_embd
-    n_kv_head: int | None = None  # heads of keys and values; default n_head; divides n_head
-    n_embd: int = 768  # width
-    n_inner: int | None = None  # width inside the MLP; default 4 n_embd, llama and qwen 8/3 of it
-    block_size: int = 1024  # tokens of context
-    dropout: float = 0.0  # probability, in [0, 1)
-    bias: bool = False  # biases in the linear layers and the LayerNorms
-    weight_tying: bool = True  # the head is the token embedding
-    learnable_ln: bool = True  # LayerNorms with scale (and bias)
-    init_scale: float = 0.02  # standard deviation of the initial weights
+
+    # llama: RMSNorm, SwiGLU, rotary positions, no bias; qwen: with a bias on queries, keys, values
+    block: Literal["gpt2", "llama", "qwen"] = shape("gpt2")
+    n_layer: int = shape(12, POSITIVE)  # blocks
+    n_head: int = shape(12, POSITIVE)  # attention heads per block; divides n_embd
+    n_kv_head: int | None = shape(None, POSITIVE)  # heads of keys and values; default n_head
+    n_embd: int = shape(768, POSITIVE)  # width
+    # width inside the MLP; default 4 n_embd, llama and qwen 8/3 of it
+    n_inner: int | None = shape(None, POSITIVE)
+    block_size: int = shape(1024, POSITIVE)  # tokens of context
+    dropout: float = setting(0.0, BELOW_ONE)  # probability, in [0, 1)
+    bias: bool = shape(False)  # biases in the linear layers and the LayerNorms
+    weight_tying: bool = shape(True)  # the head is the token embedding
+    learnable_ln: bool = shape(True)  # LayerNorms with scale (and bias)
+    init_scale: float = setting(0.02, POSITIVE)  # standard deviation of the initial weights
     custom_init: bool = False  # scale each matrix by its fan-in instead of by init_scale
-    gelu: Literal["exact", "tanh"] = "exact"  # of gpt2's MLP; OpenAI's weights were made with tanh
-    norm_eps: float = 1e-5  # inside the root of LayerNorm and RMSNorm
-    rope_theta: float = 10_000.0  # base of the rotary positions' wavelengths
-    lora_rank: int = 0  # adapters of this rank on the blocks' matrices, which alone train; 0: none
-    lora_alpha: float = 16.0  # the adapters' product counts lora_alpha / lora_rank
+    gelu: Literal["exact", "tanh"] = shape("exact")  # in gpt2's MLP; tanh in OpenAI's weights
+    norm_eps: float = shape(1e-5, NOT_NEGATIVE)  # inside the root of LayerNorm and RMSNorm
+    rope_theta: float = shape(10_000.0, POSITIVE)  # base of the rotary positions' wavelengths
+    # adapters of this rank on the blocks' matrices, which alone train; 0: none
+    lora_rank: int = shape(0, NOT_NEGATIVE)
+    lora_alpha: float = shape(16.0, POSITIVE)  # the adapters' product counts lora_alpha / lora_rank
     remat: bool = False  # compute each block again in the backward pass: less memory, more time
-    scan_layers: bool = False  # the blocks as one stack of weights: compiles one block, not all
-    # Of the computation; weights stay float32. float16: with dynamic loss scaling.
+    scan_layers: bool = shape(False)  # the blocks as one stack of weights: compiles one, not all
+    # of the computation; weights stay float32. float16: with dynamic loss scaling
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
     # Optimization. One step sees batch_size * gradient_accumulation_steps sequences.
-    batch_size: int = 16  # sequences per micro-batch
-    gradient_accumulation_steps: int = 16  # micro-batches per step
-    max_iters: int = 50_000  # steps; after init_from=resume, so many more
-    opt_type: Literal["adam", "gd", "gdm"] = "adam"  # gd, gdm: torch.optim.SGD (gdm: with beta1)
-    learning_rate: float = 6e-4  # the peak
+    batch_size: int = setting(16, POSITIVE)  # sequences per micro-batch
+    gradient_accumulation_steps: int = setting(16, POSITIVE)  # micro-batches per step
+    max_iters: int = free(50_000, POSITIVE)  # steps; after init_from=resume, so many more
+    opt_type: Literal["adam", "gd", "gdm"] = shape("adam")  # gd, gdm: torch's SGD (gdm: with beta1)
+    learning_rate: float = setting(6e-4, POSITIVE)  # the peak
     decay_lr: bool = True  # warm-up, then cosine to min_lr; otherwise constant
-    warmup_iters: int = 2_000  # steps from learning rate 0 to the peak
-    lr_decay_iters: int | None = None  # step at which min_lr is reached; default max_iters
-    min_lr: float | None = None  # default learning_rate / 10
-    beta1: float = 0.9  # Adam's first moment; the momentum of gdm
-    beta2: float = 0.95  # Adam's second moment
-    dampening: float = 0.0  # of gdm: the share of the gradient that the momentum leaves out
-    grad_clip: float = 1.0  # largest global gradient norm; 0 for no clipping
-    max_skipped_steps: int = 20  # non-finite steps are skipped; so many in a row stop the run
+    warmup_iters: int = setting(2_000, NOT_NEGATIVE)  # steps from learning rate 0 to the peak
+    lr_decay_iters: int | None = setting(None, NOT_NEGATIVE)  # step of min_lr; default max_iters
+    min_lr: float | None = setting(None, NOT_NEGATIVE)  # default learning_rate / 10
+    beta1: float = setting(0.9, BELOW_ONE)  # Adam's first moment; the momentum of gdm
+    beta2: float = setting(0.95, BELOW_ONE)  # Adam's second moment
+    dampening: float = setting(0.0, BELOW_ONE)  # gdm: share of the gradient that it leaves out
+    grad_clip: float = setting(1.0, NOT_NEGATIVE)  # largest global gradient norm; 0: no clipping
+    max_skipped_steps: int = free(20, POSITIVE)  # so many non-finite steps in a row stop the run
 
     # Decay.
-    weight_decay: float = 0.0  # lambda; the coupling says what it is multiplied by
+    weight_decay: float = setting(0.0, NOT_NEGATIVE)  # lambda; coupling says what multiplies it
     coupling: Coupling = "lr"  # of adam; gd and gdm decay as torch.optim.SGD does: l2
     rules: Rules = "substrings"  # which parameters decay: a preset of wdlab.rules, or
     wd_substrings_include: str = (
         "wte wpe mlp attn lm_head"  # those whose path contains one of these
     )
-    l2_reg: float = 0.0  # adds l2_reg * ||w||^2 over the same parameters; excludes weight_decay
-
-    # Devices. Any number of them and of processes gives the same run, up to rounding.
-    mesh_data: int = 0  # devices over which the batch is split; 0: all that mesh_fsdp leaves
-    mesh_fsdp: int = 1  # over which weights and optimizer state are split too; see runs/mesh.py
-    distributed: bool = False  # one of several processes, which JAX finds (a TPU slice)
+    # adds l2_reg * ||w||^2 over the same parameters; excludes weight_decay
+    l2_reg: float = setting(0.0, NOT_NEGATIVE)
 
     # Evaluation, records, checkpoints.
-    ema_coef: float = 0.99  # of the moving average of the weights, evaluated as well; 0 for none
-    eval_interval: int = 1_000  # steps between evaluations; each one saves a checkpoint
-    eval_examples: int = 512  # sequences of each split per evaluation
-    log_interval: int = 10  # steps between rows of metrics.jsonl
-    keep_checkpoints: int = 2  # newest ones to keep, beside the best
-    sample_tokens: int = 300  # length of the text generated at the end; 0 for none
-    temperature: float = 0.8  # of the sampling
-    top_k: int | None = None  # sample among the k likeliest tokens; default all
+
+    # of the moving average of the weights, which is evaluated as well; 0: none
+    ema_coef: float = setting(0.99, BELOW_ONE)
+    eval_interval: int = free(1_000, POSITIVE)  # steps between evaluations, with a checkpoint each
+    eval_examples: int = free(512, POSITIVE)  # sequences of each split per evaluation
+    log_interval: int = free(10, POSITIVE)  # steps between rows of metrics.jsonl
+    sample_tokens: int = free(300, LENGTH)  # length of the text generated at the end; 0: none
+    temperature: float = free(0.8, POSITIVE)  # of the sampling
+    top_k: int | None = free(None, POSITIVE)  # sample among the k likeliest tokens; default all
 
     @property
     def kv_heads(self) -> int:
@@ -129,45 +135,37 @@ class Config:
         """Tokens that one update sees."""
         return self.batch_size * self.gradient_accumulation_steps * self.block_size
 
-    def trajectory(self) -> dict[str, object]:
-        """The settings that decide the numbers of a run: equal ones continue it bit for bit."""
-        free = {"out_dir", "data_dir", "resume", "max_iters", "eval_interval", "eval_examples"}
-        free |= {"log_interval", "keep_checkpoints", "sample_tokens", "temperature", "ckpt_path"}
-        free |= {"eval_only", "max_skipped_steps", "wandb_run_name", "wandb_log", "wandb_project"}
-        free |= {"top_k", "mesh_data", "mesh_fsdp", "distributed"}
-        settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in free}
-        return settings | {"lr_decay_iters": self.lr_decay_steps, "min_lr": self.min_lr_value}
+    @property
+    def least_bytes(self) -> int:
+        """What a run takes at the very least: large weights, their copies, one step's arrays."""
+        blocks = self.n_layer * self.n_embd * (2 * self.n_embd + 2 * self.inner_width)
+        weights = blocks + self.n_layer * self.lora_rank * self.n_embd
+        copies = 2 + 2 * (self.opt_type == "adam") + bool(self.ema_coef)  # With the gradient.
+        residuals = self.batch_size * self.block_size * self.n_embd * self.n_layer
+        windows = self.batch_size * self.gradient_accumulation_steps + 2 * self.eval_examples
+        return 4 * (weights * copies + residuals + windows * self.block_size)
 
+    def trajectory(self) -> dict[str, Any]:
+        """As in :class:`Settings`, with what follows from ``max_iters`` and ``learning_rate``."""
+        ends = {"lr_decay_iters": self.lr_decay_steps, "min_lr": self.min_lr_value}
+        return super().trajectory() | ends
 
-_POSITIVE = (
-    "n_layer n_head n_embd block_size batch_size gradient_accumulation_steps max_iters "
-    "max_skipped_steps learning_rate init_scale eval_interval eval_examples log_interval "
-    "keep_checkpoints temperature mesh_fsdp n_kv_head n_inner top_k"
-)
-_NOT_NEGATIVE = (
-    "weight_decay l2_reg grad_clip warmup_iters sample_tokens random_seed lora_rank mesh_data "
-    "min_lr lr_decay_iters n_train_tokens"
-)
+    def check(self) -> None:
+        """Refuses settings that are out of range or do not fit together.
 
-
-def check(config: Config) -> None:
-    """Refuses settings that make no sense.
-
-    Raises:
-      UserError: With the flag, its value, and what it should be.
-    """
-    require(config, _POSITIVE, POSITIVE)
-    require(config, _NOT_NEGATIVE, NOT_NEGATIVE)
-    require(config, "dropout beta1 beta2 ema_coef dampening", BELOW_ONE)
-    _check_model(config)
-    if config.min_lr_value > config.learning_rate:
-        raise UserError(
-            f"--min_lr {config.min_lr} must be at most --learning_rate {config.learning_rate}"
-        )
-    if config.dampening and config.opt_type != "gdm":
-        raise UserError(f"--dampening {config.dampening} is of --opt_type gdm; set it to 0")
-    if config.l2_reg and config.weight_decay:
-        raise UserError("--l2_reg and --weight_decay exclude each other: set one of them to 0")
+        Raises:
+          UserError: With the flag, its value, and what it should be.
+        """
+        super().check()
+        _check_model(self)
+        if self.min_lr_value > self.learning_rate:
+            raise UserError(
+                f"--min_lr {self.min_lr} must be at most --learning_rate {self.learning_rate}"
+            )
+        if self.dampening and self.opt_type != "gdm":
+            raise UserError(f"--dampening {self.dampening} is of --opt_type gdm; set it to 0")
+        if self.l2_reg and self.weight_decay:
+            raise UserError("--l2_reg and --weight_decay exclude each other: set one of them to 0")
 
 
 def _check_model(config: Config) -> None:

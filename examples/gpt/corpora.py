@@ -14,9 +14,10 @@ import numpy as np
 from examples.runs.download import download
 from examples.runs.errors import UserError, fail
 from examples.runs.flags import nearest, parse_dataclass
+from examples.runs.run_dir import check_name
 from wdlab._core.files import replacing
 
-from .data import encode_characters
+from .data import byte_pairs, encode_characters
 
 END_OF_TEXT = 50_256  # GPT-2's token between documents.
 VALIDATION_EVERY = 2_000  # One document in so many goes to the validation split.
@@ -98,6 +99,7 @@ def prepare(words: Sequence[str], options: Options) -> Path:
     """Builds the dataset of a corpus' name or of text files; returns its folder."""
     corpus = CORPORA.get(words[0])
     name = options.name or (words[0] if corpus else Path(words[0]).stem)
+    check_name("--name", name)
     folder = Path(options.data_dir) / name
     if corpus is None:
         text = "\n".join(_read_text(Path(word)) for word in words)
@@ -110,7 +112,7 @@ def prepare(words: Sequence[str], options: Options) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     file = download(url, folder / url.rsplit("/", 1)[-1], sha256)
     if corpus.documents:
-        _write_documents(folder, documents(file), _byte_pairs())
+        _write_documents(folder, documents(file), byte_pairs().encode_ordinary)
     else:
         _write_text(folder, _read_text(file), corpus.tokenizer)
     return folder
@@ -140,14 +142,6 @@ def documents(archive: Path) -> Iterator[str]:
                         yield file.read().decode("utf-8", errors="replace")
 
 
-def _byte_pairs() -> Callable[[str], list[int]]:
-    try:
-        import tiktoken  # pyrefly: ignore[missing-import]
-    except ImportError:
-        raise UserError("GPT-2's byte pairs need tiktoken: pip install tiktoken") from None
-    return tiktoken.get_encoding("gpt2").encode_ordinary
-
-
 def _write_text(folder: Path, text: str, tokenizer: str) -> None:
     """Writes one text, the first 90 % for training."""
     if tokenizer == "char":
@@ -156,7 +150,7 @@ def _write_text(folder: Path, text: str, tokenizer: str) -> None:
         parts = {"train": tokens[:cut], "val": tokens[cut:]}
         _replace(folder / "meta.json", json.dumps({"characters": characters}).encode())
     else:
-        encode, cut = _byte_pairs(), len(text) * 9 // 10
+        encode, cut = byte_pairs().encode_ordinary, len(text) * 9 // 10
         parts = {"train": _uint16(encode(text[:cut])), "val": _uint16(encode(text[cut:]))}
         (folder / "meta.json").unlink(missing_ok=True)
     for split, tokens in parts.items():

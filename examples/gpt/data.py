@@ -10,6 +10,7 @@ import json
 import pickle
 from pathlib import Path
 from pydoc_data import topics
+from typing import Any
 
 import grain
 import numpy as np
@@ -36,10 +37,22 @@ class Dataset:
         if self.characters is not None:
             return "".join(self.characters[token] for token in tokens)
         try:
-            import tiktoken  # pyrefly: ignore[missing-import]
-        except ImportError:
+            return byte_pairs().decode([int(token) for token in tokens])
+        except UserError:
             return " ".join(map(str, tokens))
-        return tiktoken.get_encoding("gpt2").decode([int(token) for token in tokens])
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of some text.
+
+        Raises:
+          UserError: If there are none for it, or the encoding is not at hand.
+        """
+        if self.characters is None:
+            return byte_pairs().encode_ordinary(text) if text else []
+        numbers = {character: i for i, character in enumerate(self.characters)}
+        if unknown := sorted(set(text) - numbers.keys()):
+            raise UserError(f"the data have no {unknown[0]!r}, so the model knows no token for it")
+        return [numbers[character] for character in text]
 
     def digest(self) -> str:
         """A fingerprint of the data, so that a resumed run can see whether it is the same."""
@@ -49,6 +62,19 @@ class Dataset:
 
 
 _ENDS = (slice(0, 1 << 20), slice(-(1 << 20), None))
+
+
+def byte_pairs() -> Any:
+    """GPT-2's encoding.
+
+    Raises:
+      UserError: If its package is missing.
+    """
+    try:
+        import tiktoken  # pyrefly: ignore[missing-import]
+    except ImportError:
+        raise UserError("GPT-2's byte pairs need tiktoken: pip install tiktoken") from None
+    return tiktoken.get_encoding("gpt2")
 
 
 def load(config: Config) -> Dataset:

@@ -66,7 +66,9 @@ def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
     fine-tuning of it with other strengths. A step that is not finite is left out as a whole.
     """
     lr, rules = learning_rate(config), decay_rules(config)
-    clip = wdlab.clip_by_global_norm(config.grad_clip) if config.grad_clip else optax.identity()
+    clip = optax.identity()
+    if config.grad_clip:  # As torch.nn.utils.clip_grad_norm_ does, with its 1e-6.
+        clip = wdlab.clip_by_global_norm(config.grad_clip, eps=1e-6)
     decoupled = config.weight_decay if is_decoupled(config) else 0.0
     if config.opt_type == "adam":
         optimizer = optax.adam(lr, b1=config.beta1, b2=config.beta2)

@@ -1,91 +1,64 @@
-"""Text from a trained model, token by token, with a cache of keys and values."""
+"""Text from a trained model: ``python -m examples.gpt.sample out/gpt/tiny --prompt "The "``."""
 
-import functools
+import dataclasses
+import sys
+from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
+from examples.runs.command import command
+from examples.runs.errors import UserError
+from examples.runs.flags import parse_dataclass
+from examples.runs.settings import NOT_NEGATIVE, POSITIVE, Settings, free
 
-from .config import Config
-from .data import Dataset
-from .model import Params, merge
+from . import start_from
+from .config import LENGTH
+from .generation import generate
+from .trainer import Trainer
 
-_END_OF_TEXT = 50_256  # The last of GPT-2's tokens: those above it pad the vocabulary.
-
-
-def generate(graph: nnx.GraphDef, params: Params, data: Dataset, config: Config) -> str:
-    """Draws ``sample_tokens`` tokens one by one, from a line's (or a document's) start on."""
-    start, vocabulary = _END_OF_TEXT, _END_OF_TEXT + 1
-    if data.characters is not None:
-        start = data.characters.index("\n") if "\n" in data.characters else 0
-        vocabulary = len(data.characters)
-    tokens = draw(
-        graph, params, np.array([start], np.int32), jax.random.key(config.random_seed),
-        config.temperature, count=config.sample_tokens, context=config.block_size,
-        vocabulary=vocabulary, top_k=config.top_k,
-    )  # fmt: skip
-    return data.decode(np.asarray(tokens))
+_USAGE = "python -m examples.gpt.sample RUN"
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "count", "context", "vocabulary", "top_k"))
-def draw(
-    graph: nnx.GraphDef,
-    params: Params,
-    prompt_P: jax.Array,
-    key: jax.Array,
-    temperature: float,
-    *,
-    count: int,
-    context: int,
-    vocabulary: int,
-    top_k: int | None = None,
-) -> jax.Array:
-    """Draws tokens that follow a prompt, each from softmax(logits / temperature).
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """Text from the model of a run: RUN is the run's folder, or that of one of its checkpoints."""
 
-    Up to ``context`` tokens each one costs one position, with the keys and values of those before
-    it at hand. Beyond, all positions move with every token, and the whole window is computed.
+    prompt: str = ""  # what the text goes on from; empty: the start of a line or document
+    sample_tokens: int = free(300, LENGTH)  # length of the text
+    temperature: float = free(0.8, POSITIVE)  # 0.1: nearly always the likeliest token
+    top_k: int | None = free(None, POSITIVE)  # draw among the k likeliest tokens; default all
+    random_seed: int = free(0, NOT_NEGATIVE)  # another text
+    ema: bool = free(False)  # from the moving average of the weights
 
-    Args:
-      graph: How the model computes.
-      params: Its weights.
-      prompt_P: int32, at least one token; the last ``context`` of them count.
-      key: Of the random draws.
-      temperature: Above 0.
-      count: How many tokens.
-      context: The model's block_size.
-      vocabulary: Tokens from here on are never drawn.
-      top_k: Draw among the k likeliest; None for all.
 
-    Returns:
-      int32, shape (count,).
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    run, flags = ("", argv) if not argv or argv[0].startswith("-") else (argv[0], argv[1:])
+    flags = parse_dataclass(Sampling, Sampling(), flags if run else ["--help"], _USAGE)
+    print(text_of(run, flags))
+    return 0
+
+
+def text_of(run: str, sampling: Sampling) -> str:
+    """Draws the text.
+
+    Raises:
+      UserError: If there is no run, or it does not have what is asked for.
     """
-    model = merge(graph, params)
-    prompt_P = prompt_P[-context:]
+    start = start_from.checkpoint_of(run)
+    drawn = {f.name: getattr(sampling, f.name) for f in dataclasses.fields(sampling)}
+    asked = {name: value for name, value in drawn.items() if name not in ("prompt", "ema")}
+    one_device = {name: getattr(Settings(), name) for name in ("mesh_data", "mesh_fsdp")}
+    config = dataclasses.replace(start.config, **one_device)
+    dataclasses.replace(config, **asked).check()
+    trainer = Trainer(dataclasses.replace(start, config=config))
+    trainer.restore_source()
+    params = trainer.state.ema if sampling.ema else trainer.state.params
+    if params is None:
+        raise UserError("--ema: this run has kept no moving average of its weights")
+    config = dataclasses.replace(config, **asked)
+    return generate(trainer.graph, params, trainer.data, config, sampling.prompt)
 
-    def pick(logits_V: jax.Array, key: jax.Array) -> jax.Array:
-        logits_V = logits_V[:vocabulary]
-        if top_k is not None:
-            least = jax.lax.top_k(logits_V, min(top_k, logits_V.size))[0][-1]
-            logits_V = jnp.where(logits_V < least, -jnp.inf, logits_V)
-        return jax.random.categorical(key, logits_V / temperature).astype(jnp.int32)
 
-    def next_cached(carry, key):
-        last_D, caches, position = carry
-        token = pick(model.logits(last_D), key)
-        x_1xLxD, caches = model.features(token[None, None], None, caches, position)
-        return (x_1xLxD[0, -1], caches, position + 1), token
-
-    def next_in_window(window_L, key):
-        token = pick(model.logits(model.features(window_L[None])[0][0, -1]), key)
-        return jnp.append(window_L[1:], token), token
-
-    # The last token of the first part lies outside the context: what is computed for it is unused.
-    keys, fitting = jax.random.split(key, count), context - len(prompt_P) + 1
-    x_1xPxD, caches = model.features(prompt_P[None], None, model.empty_caches(1))
-    carry = (x_1xPxD[0, -1], caches, jnp.int32(len(prompt_P)))
-    _, first = jax.lax.scan(next_cached, carry, keys[:fitting])
-    if count <= fitting:
-        return first
-    window_L = jnp.concatenate([prompt_P, first])[-context:]
-    return jnp.append(first, jax.lax.scan(next_in_window, window_L, keys[fitting:])[1])
+if __name__ == "__main__":
+    sys.exit(main())

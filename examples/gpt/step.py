@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 from flax.training.dynamic_scale import DynamicScale
 
+import wdlab
 from wdlab.instruments import metrics
 from wdlab.training import skipped_steps
 
@@ -26,12 +27,13 @@ _MICRO_BATCHES_UNTIL_LARGER = 2_000  # float16: finite ones in a row before the 
 
 
 class Carry(NamedTuple):
-    """What a step takes and gives back, in the same buffers."""
+    """What a step takes and gives back, in the same buffers; what a checkpoint holds."""
 
     params: Any
     opt_state: Any
     ema: Any  # The moving average of the weights; None with ema_coef 0.
     loss_scale: DynamicScale | None  # Only for float16.
+    step: jax.Array  # int32, shape (): updates made; those that were skipped do not count.
 
 
 def losses(graph: nnx.GraphDef, params: Params, tokens_BxM: jax.Array, key: Key = None):
@@ -51,19 +53,37 @@ def first_loss_scale(config: Config) -> DynamicScale | None:
     return scale.replace(fin_steps=jnp.int32(0), scale=jnp.float32(scale.scale))
 
 
+def new_carry(
+    params: Params,
+    tx: optax.GradientTransformation,
+    config: Config,
+    step: int = 0,
+    copies: Any = None,
+) -> Carry:
+    """The carry before the first update; ``copies``: the sharding of what is no weight."""
+    scalars = jax.jit(lambda: (first_loss_scale(config), jnp.int32(step)), out_shardings=copies)()
+    ema = jax.tree.map(jnp.copy, params) if config.ema_coef else None
+    return Carry(params, wdlab.init_opt_state(tx, params), ema, *scalars)
+
+
+def is_logged(config: Config, step: Any) -> Any:
+    """Whether a step has a row with metrics."""
+    return (step % config.log_interval == 0) | (step == config.max_iters)
+
+
 def make_train_step(
     graph: nnx.GraphDef,
     tx: optax.GradientTransformationExtraArgs,
     config: Config,
     shardings: Carry | None = None,
 ) -> Callable[..., tuple[Carry, Metrics]]:
-    """Makes the jitted ``(carry, tokens_AxBxM, key, step, log) -> (carry, metrics)``.
+    """Makes the jitted ``(carry, tokens_AxBxM) -> (carry, metrics)``.
 
     The gradient is averaged over the A micro-batches. The carry is donated and comes back in the
     order it went in, so that XLA updates it in place. Where loss or gradient is not finite it comes
-    back as it was (the loss scale smaller, the counters larger). ``log``: whether to look for the
-    largest entry of the gradient, the only metric that costs a pass of its own. ``shardings``: of
-    the carry, on a mesh: those that it comes with.
+    back as it was (the loss scale smaller, the counters larger). The largest entry of the gradient,
+    the only metric that costs a pass of its own, is looked for where a step is logged.
+    ``shardings``: of the carry, on a mesh: those that it comes with.
     """
     learning_rate = make_learning_rate(config)
     penalty = l2_penalty(config)
@@ -77,9 +97,10 @@ def make_train_step(
         scale, _, loss, grads = scale.value_and_grad(loss_fn)(params, *micro)
         return scale, (loss, grads)
 
-    def train_step(carry, tokens_AxBxM, key, step, log):
-        params, opt_state, ema, scale = carry
-        keys_A = jax.random.split(jax.random.fold_in(key, step), tokens_AxBxM.shape[0])
+    def train_step(carry, tokens_AxBxM):
+        params, opt_state, ema, scale, step = carry
+        key = jax.random.fold_in(jax.random.key(config.random_seed), step)
+        keys_A = jax.random.split(key, tokens_AxBxM.shape[0])
 
         def add(scale_and_total, micro):
             scale, found = gradient(params, scale_and_total[0], micro)
@@ -92,16 +113,17 @@ def make_train_step(
             (scale, total), _ = jax.lax.scan(add, (scale, zero), (tokens_AxBxM, keys_A))
             loss, grads = jax.tree.map(lambda x: x / len(keys_A), total)
         seen, _ = penalty.update(grads, penalty.init(params), params)  # What the clipping sees.
-        measured = _gradient_metrics(seen, log)
+        measured = _gradient_metrics(seen, is_logged(config, step + 1))
         updates, opt_state = tx.update(grads, opt_state, params, value=loss)
         params = optax.apply_updates(params, updates)
         counts = skipped_steps(opt_state)
+        done = counts.in_a_row == 0
         if ema is not None:
             moved = jax.tree.map(lambda e, p: e + (1 - config.ema_coef) * (p - e), ema, params)
-            ema = jax.tree.map(lambda m, e: jnp.where(counts.in_a_row == 0, m, e), moved, ema)
+            ema = jax.tree.map(lambda m, e: jnp.where(done, m, e), moved, ema)
         measured |= {"loss": loss, "learning_rate": jnp.asarray(learning_rate(step), jnp.float32)}
-        measured |= counts._asdict()
-        return Carry(params, opt_state, ema, scale), measured
+        measured |= counts._asdict() | ({} if scale is None else {"loss_scale": scale.scale})
+        return Carry(params, opt_state, ema, scale, step + done), measured
 
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
 

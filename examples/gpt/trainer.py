@@ -1,95 +1,85 @@
-"""One run: the state, the loop over the steps, evaluations, rows, checkpoints."""
+"""The GPT's run: its arrays, its data, one step, evaluations, and the columns of its rows."""
 
-import dataclasses
-import time
+import json
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import wdlab
-from examples.runs.display import Display
-from examples.runs.errors import UserError
-from examples.runs.mesh import Layout, make_mesh
+from examples.runs import processes, run_dir
+from examples.runs.errors import Diverged, UserError
 from examples.runs.records import Records, Row
-from examples.runs.stop import StopRequest
+from examples.runs.run import Run
 from wdlab.training import Checkpoints
 
 from . import data as data_lib
-from . import model, optim, step
-from .rows import evaluation_line, metrics_row, not_finite
-from .start import Start
-
-_EVERY_STEP = ("loss", "grad_norm", "skipped", "in_a_row")  # Metrics that every step needs.
+from . import model, optim, step, tracking
+from .generation import generate
+from .start_from import Start
 
 
-class Diverged(UserError):
-    """Loss or gradient stayed NaN or infinite."""
+class Trainer(Run):
+    """Model, optimizer, data, and what a step means.
 
+    Args:
+      start: The settings, and what the run begins with.
+    """
 
-@dataclasses.dataclass
-class State:
-    """What a checkpoint holds: the arrays, how many updates made them, what the next row counts."""
-
-    carry: step.Carry
-    key: jax.Array  # Dropout's; each step folds its number into it.
-    step: int
-    row_steps: int = 0  # Updates since the last row with metrics,
-    row_clipped: int = 0  # and how many of them were clipped.
-
-    def arrays(self) -> dict[str, Any]:
-        """The part that is arrays."""
-        return {**self.carry._asdict(), "key": self.key}
-
-
-class Trainer:
-    """Model, optimizer, data, and the loop over the steps."""
+    program, unit, best = "gpt", "tokens", "val_loss"
+    panels = {
+        "loss (nats per token)": {
+            "batch_loss": "batch",
+            "train_loss": "training",
+            "val_loss": "val",
+            "val_loss_ema": "val, moving average",
+        },
+        "learning rate": {"learning_rate": None},
+        "gradient norm": {"grad_norm": None},
+        "weight norm": {
+            "weight_norm": "all",
+            "weight_norm_decayed": "decayed",
+            "weight_norm_exempt": "exempt",
+        },
+    }
 
     def __init__(self, start: Start):
-        self.config = config = start.config
-        self.start = start
-        self.layout = Layout(make_mesh(config.mesh_data, config.mesh_fsdp))
+        config = start.config
+        super().__init__(config, config.least_bytes, start.step)
+        self.start, self.notes = start, start.notes
+        self.last, self.per_step = config.max_iters, config.tokens_per_step
+        self.row_steps = self.row_clipped = 0  # Since the last row with metrics: steps, clipped.
         self.data = data_lib.load(config)
-        self.rules = optim.decay_rules(config)
-        self.tx = optim.make_optimizer(config)
-        self.graph, self.state = self._initial_state()
-        wdlab.check_rules(self.state.carry.params, self.rules, allow_uniform=True)
+        self.rules, self.tx = optim.decay_rules(config), optim.make_optimizer(config)
+        self.graph, params = self._initial_params()
+        wdlab.check_rules(params, self.rules, allow_uniform=True)
+        self.state = self.layout.settle(
+            step.new_carry(params, self.tx, config, start.step, self.layout.copies)
+        )
         self.rows = self.layout.rows(config.batch_size)
         self.batches = data_lib.batches(self.data, config, self.rows)
-        self.windows = {
-            split: self._evaluation_windows(tokens)
-            for split, tokens in (("train", self.data.train), ("val", self.data.val))
-        }
-        where = self.layout.of(self.state.carry)
+        splits = {"train": self.data.train, "val": self.data.val}
+        self.windows = {name: self._evaluation_windows(part) for name, part in splits.items()}
+        where = self.layout.of(self.state)
         self.train_step = step.make_train_step(self.graph, self.tx, config, where)
         self.evaluate = step.make_evaluate(self.graph)
         self.weight_metrics = step.make_weight_metrics(config)
+        self.steady = config.max_skipped_steps > 1
 
-    def _initial_state(self) -> tuple[Any, State]:
-        config = self.config
+    def _initial_params(self) -> tuple[Any, model.Params]:
+        config, size = self.config, self.data.vocab_size
         if self.start.params is None:
-            graph, params = model.create(
-                config, self.data.vocab_size, config.random_seed, self.layout
+            return model.create(config, size, config.random_seed, self.layout)
+        params = self.start.params
+        known = len(params["wte"]["embedding"])
+        if known != size:
+            raise UserError(
+                f"--init_from {config.init_from} has weights for {known} tokens, but the data "
+                f"of --dataset {config.dataset} has {size}: give a data set in GPT-2's tokens, "
+                "such as --dataset openwebtext"
             )
-        else:
-            graph = model.make_graph(config, self.data.vocab_size)
-            params = self.start.params
-            known = len(params["wte"]["embedding"])
-            if known != self.data.vocab_size:
-                raise UserError(
-                    f"--init_from {config.init_from} has weights for {known} tokens, but the data "
-                    f"of --dataset {config.dataset} has {self.data.vocab_size}: give a data set "
-                    "in GPT-2's tokens, such as --dataset openwebtext"
-                )
-        params = jax.device_put(params, self.layout.parameters(params))
-        scale, key = jax.jit(
-            lambda: (step.first_loss_scale(config), jax.random.key(config.random_seed)),
-            out_shardings=self.layout.copies,
-        )()
-        state = wdlab.init_opt_state(self.tx, params)
-        carry = self.layout.settle(self._with_average(step.Carry(params, state, None, scale)))
-        return graph, State(carry, key, self.start.step)
+        placed = jax.device_put(params, self.layout.parameters(params))
+        return model.make_graph(config, size), placed
 
     def _evaluation_windows(self, tokens: np.ndarray) -> np.ndarray | jax.Array:
         windows_NxBxM = data_lib.evaluation_windows(tokens, self.data, self.config)
@@ -97,131 +87,110 @@ class Trainer:
         self.layout.rows(size, "the smaller of --batch_size and --eval_examples, ")
         return self.layout.batch(windows_NxBxM, np.arange(size), size, axis=1)
 
-    def _with_average(self, carry: step.Carry) -> step.Carry:
-        """The same with a moving average at its start: the weights. Or without one."""
-        ema = jax.tree.map(jnp.copy, carry.params) if self.config.ema_coef else None
-        return carry._replace(ema=ema)
-
     def restore_source(self) -> None:
         """Takes weights, optimizer state and average from the checkpoint that the run starts from.
 
         Raises:
           CheckpointError: If it is damaged or does not fit.
         """
-        start, carry = self.start, self.state.carry
+        start, fresh = self.start, self.state
         if start.checkpoints is None or start.source is None:
             return
         # What that run kept decides what is read: it may have had no average, or no loss scale.
-        like = carry._replace(
-            ema=carry.params if start.source.ema_coef else None,
+        like = fresh._replace(
+            ema=fresh.params if start.source.ema_coef else None,
             loss_scale=step.first_loss_scale(start.source),
         )
         with Checkpoints(start.checkpoints, read_only=True) as checkpoints:
-            restored = checkpoints.restore(
-                {**like._asdict(), "key": self.state.key}, check_settings=False, step=start.step
-            )
+            restored = checkpoints.restore(like, check_settings=False, step=start.step)
         assert restored is not None  # A step that is named is there or an error.
-        found = step.Carry(**{name: restored.state[name] for name in step.Carry._fields})
-        if carry.loss_scale is None or found.loss_scale is None:
-            found = found._replace(loss_scale=carry.loss_scale)
-        if carry.ema is None or found.ema is None:
-            found = self._with_average(found)
-        self.state.carry = found
+        found = restored.state
+        if fresh.loss_scale is None or found.loss_scale is None:
+            found = found._replace(loss_scale=fresh.loss_scale)
+        if fresh.ema is None or found.ema is None:
+            begun = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, found.params)
+            found = found._replace(ema=begun)
+        self.state = found
 
-    def settings(self) -> dict[str, Any]:
-        """What must be equal for a resumed run to be the same run."""
-        plan = wdlab.decay_plan(self.tx, self.state.carry.params).as_json()
-        found = {"data": self.data.digest(), "decay_plan": plan, "first_step": self.start.step}
-        return self.config.trajectory() | found
+    def record(self) -> dict[str, Any]:
+        """Where the data are, and what the next row counts."""
+        return {"iterator": self.batches.get_state(), "row": [self.row_steps, self.row_clipped]}
 
-    def restore(self, checkpoints: Checkpoints) -> list[str]:
-        """Continues from this run's newest whole checkpoint, if there is one; what to tell."""
-        restored = checkpoints.restore(self.state.arrays())
-        if restored is None:
-            nothing = f"nothing to resume here yet: starting at step {self.state.step}"
-            return [nothing, *self.start.notes]
-        arrays = dict(restored.state)
-        key = arrays.pop("key")
-        self.state = State(step.Carry(**arrays), key, restored.step, *restored.record["row"])
-        self.batches.set_state(restored.record["iterator"])
-        notes = [
-            f"checkpoint of step {number} is damaged ({why}): set aside, falling back"
-            for number, why in restored.damaged.items()
-        ]
-        return [*notes, f"resuming at step {restored.step}"]
+    def take(self, record: dict[str, Any]) -> None:
+        """Goes on with the very next batch."""
+        self.batches.set_state(record["iterator"])
+        self.row_steps, self.row_clipped = record["row"]
 
-    def save(self, checkpoints: Checkpoints, row: Row | None = None) -> None:
-        """Saves the present state; a row with an evaluation takes part in choosing the best."""
-        record = {
-            "iterator": self.batches.get_state(),
-            "row": [self.state.row_steps, self.state.row_clipped],
-            "config": dataclasses.asdict(self.config),
-        }
-        metrics = {"val_loss": row["val_loss"]} if row and "val_loss" in row else None
-        checkpoints.save(self.state.step, self.state.arrays(), record=record, metrics=metrics)
-
-    def train(
-        self, checkpoints: Checkpoints, records: Records, display: Display, stop: StopRequest
-    ) -> int | None:
-        """Steps until max_iters (None) or a signal (the exit code to leave with).
-
-        Raises:
-          Diverged: If too many steps in a row are not finite; the state before them is saved.
-        """
-        if not stop.requested and self.state.step == self.start.step:
-            self._record({}, checkpoints, records, display)
-        while not stop.requested:
-            if self.state.step >= self.config.max_iters:
-                return None
-            started = time.monotonic()
-            metrics = self._step()
-            if metrics["in_a_row"]:
-                self._skipped(metrics, checkpoints, display)
-            else:
-                display.step(self.state.step, metrics["loss"], time.monotonic() - started)
-                self._record(metrics, checkpoints, records, display)
-        self.save(checkpoints)
-        checkpoints.wait()
-        display.line(f"{stop.name}: saved at step {self.state.step}; --resume continues")
-        return stop.exit_code
-
-    def _step(self) -> dict[str, Any]:
-        """One update, and its metrics. One that was skipped does not count as a step."""
-        state = self.state
-        log = self._is_logged(state.step + 1)
+    def call(self) -> dict[str, Any]:
+        """One update. One that is not finite changes nothing and does not count as a step."""
+        self.begun += 1
         batch = self.layout.batch(next(self.batches), self.rows, self.config.batch_size, axis=1)
-        with self.layout.active():
-            state.carry, metrics = self.train_step(state.carry, batch, state.key, state.step, log)
-        metrics = jax.device_get(metrics if log else {name: metrics[name] for name in _EVERY_STEP})
-        if not metrics["in_a_row"]:
-            state.step += 1
-            state.row_steps += 1
-            state.row_clipped += int(0 < self.config.grad_clip < metrics["grad_norm"])
-        return metrics
+        self.state, made = self.train_step(self.state, batch)
+        return made | self._weights(made) if step.is_logged(self.config, self.begun) else made
 
-    def _is_logged(self, done: int) -> bool:
-        return done % self.config.log_interval == 0 or done == self.config.max_iters
+    def _weights(self, made: dict[str, Any]) -> dict[str, Any]:
+        state, rate = self.state, made["learning_rate"]
+        return {"weights": self.weight_metrics(state.params, state.opt_state, rate)}
 
-    def _record(self, metrics: dict, checkpoints: Checkpoints, records: Records, display) -> None:
-        """After a step: log, evaluate and save where the intervals say so, in this order."""
-        done = self.state.step
-        row: Row = {"step": done}
-        if metrics and self._is_logged(done):
-            row |= self._metrics(metrics)
-        ends = (self.start.step, self.config.max_iters)
-        if done % self.config.eval_interval == 0 or done in ends:
-            row |= self.evaluation()
-            display.line(evaluation_line(row))
-        if len(row) > 1:
-            records.append(row)
-        if done > self.start.step and "val_loss" in row:
-            self.save(checkpoints, row)
+    def read(self, numbers: dict[str, Any], seconds: float) -> Row:
+        """Counts, shows, and where it is due gives the columns of ``metrics.jsonl``."""
+        if numbers["in_a_row"]:
+            self._skip(numbers)
+            return {}
+        self.steady = self.config.max_skipped_steps > 1
+        self.step += 1
+        self.row_steps += 1
+        self.row_clipped += int(0 < self.config.grad_clip < numbers["grad_norm"])
+        self.display.step(self.step, float(numbers["loss"]), seconds)
+        if not step.is_logged(self.config, self.step):
+            return {}
+        if "weights" not in numbers:  # After a skipped step this one began under another number.
+            numbers |= jax.device_get(self._weights(numbers))
+        names = ("learning_rate", "grad_norm", "largest_gradient")
+        row = {"batch_loss": numbers["loss"]} | {name: numbers[name] for name in names}
+        row |= {f"grad_norm/{layer}": norm for layer, norm in numbers["layers"].items()}
+        row["clip_rate"] = self.row_clipped / self.row_steps
+        self.row_steps = self.row_clipped = 0
+        row |= {name: numbers[name] for name in ("loss_scale",) if name in numbers}
+        row = {name: float(value) for name, value in (row | numbers["weights"]).items()}
+        return row | {"skipped": int(numbers["skipped"])}
+
+    def _skip(self, numbers: dict[str, Any]) -> None:
+        in_a_row, loss, norm = (float(numbers[name]) for name in ("in_a_row", "loss", "grad_norm"))
+        why = f"step {self.step + 1} has loss {loss} and gradient norm {norm}"
+        self.begun -= 1
+        self.steady = False  # Until one is finite again: too many of them end the run at once.
+        if in_a_row == 1:
+            self.display.line(f"{why}: skipped, with the decay; going on with the next batch")
+        if in_a_row >= self.config.max_skipped_steps:
+            raise Diverged(
+                f"{why}, the last of {in_a_row:.0f} tries in a row that are not finite "
+                "(--max_skipped_steps)",
+                "Try a lower --learning_rate, a longer --warmup_iters or --dtype float32",
+                self.step,
+            )
+
+    def is_due(self, step: int) -> bool:
+        """Evaluations, and a checkpoint with each."""
+        return step % self.config.eval_interval == 0 or step in (self.first, self.last)
+
+    def look(self) -> tuple[Row, str] | None:
+        """The evaluation; at the very start a signal comes first."""
+        if self.step == self.first and self.stop.requested:
+            return None
+        row = self.evaluation()
+        text = (
+            f"step {self.step}: train loss {row['train_loss']:.4f}, val loss {row['val_loss']:.4f}"
+        )
+        if "val_loss_ema" in row:
+            text += f"; of the moving average: val loss {row['val_loss_ema']:.4f}"
+        return row, text
 
     def evaluation(self) -> Row:
         """Loss and error on both splits, for the weights and for their moving average."""
-        carry, row = self.state.carry, {}
-        averaged = {} if carry.ema is None else {"_ema": carry.ema}
-        for suffix, params in {"": carry.params, **averaged}.items():
+        state, row = self.state, {}
+        averaged = {} if state.ema is None else {"_ema": state.ema}
+        for suffix, params in {"": state.params, **averaged}.items():
             for split, windows in self.windows.items():
                 with self.layout.active():
                     loss, error = jax.device_get(self.evaluate(params, windows))
@@ -229,27 +198,48 @@ class Trainer:
                 row[f"{split}_error{suffix}"] = float(error)
         return row
 
-    def _metrics(self, made: dict) -> Row:
-        """Of the step just made, of the steps since the last such row, of the weights."""
-        state, rate = self.state, jnp.float32(made["learning_rate"])
-        weights = self.weight_metrics(state.carry.params, state.carry.opt_state, rate)
-        since = {"clip_rate": state.row_clipped / state.row_steps}
-        state.row_steps = state.row_clipped = 0
-        if state.carry.loss_scale is not None:
-            since["loss_scale"] = state.carry.loss_scale.scale
-        return metrics_row(made, {**since, **jax.device_get(weights)})
+    def train_and_finish(self) -> int:
+        """With ``--eval_only`` losses and errors at the start, into evaluation.json, alone."""
+        if not self.config.eval_only:
+            return super().train_and_finish()
+        row = {"step": self.step, **self.evaluation()}
+        if processes.is_main():
+            run_dir.write(self.folder / "evaluation.json", json.dumps(row, indent=2) + "\n")
+        self.say(f"{name.replace('_', ' ')}: {value:.6g}" for name, value in row.items())
+        return 0
 
-    def _skipped(self, metrics: dict, checkpoints: Checkpoints, display: Display) -> None:
-        in_a_row, why = int(metrics["in_a_row"]), not_finite(metrics, self.state.step + 1)
-        if in_a_row == 1:
-            display.line(f"{why}: skipped, with the decay; going on with the next batch")
-        if in_a_row < self.config.max_skipped_steps:
-            return
-        self.save(checkpoints)
-        checkpoints.wait()
-        raise Diverged(
-            f"{why}, the last of {in_a_row} tries in a row that are not finite "
-            f"(--max_skipped_steps): stopped; the weights before it are saved as step "
-            f"{self.state.step} in {checkpoints.directory}. Try a lower --learning_rate, a longer "
-            "--warmup_iters or --dtype float32"
-        )
+    def open_records(self) -> Records:
+        """As every program's, and on Weights & Biases where ``--wandb_log`` asks for it."""
+        records = super().open_records()
+        if self.config.wandb_log and processes.is_main():
+            records.also = tracking.connect(self.config, self.folder, self.name)
+        return records
+
+    def description(self) -> list[str]:
+        """What the decay will amount to."""
+        config, lines = self.config, []
+        if config.l2_reg:
+            lines.append(f"l2_reg {config.l2_reg}: 2 * l2_reg * w is added to the gradient")
+        if not optim.is_decoupled(config):
+            how = "is L2, added to the gradient before the optimizer"
+            return [*lines, f"weight decay {config.weight_decay} {how}"]
+        multiplier = optim.decay_multiplier(config)
+        profile = wdlab.decay_profile(config.weight_decay, multiplier, config.max_iters)
+        how = f"coupling {config.coupling!r}:\n{profile}"
+        return [*lines, f"weight decay {config.weight_decay}, {how}"]
+
+    def result(self, rows: list[Row]) -> list[str]:
+        """Text from the model, the last losses, the steps that were skipped."""
+        lines = []
+        if self.config.sample_tokens:
+            text = generate(self.graph, self.state.params, self.data, self.config)
+            lines.append(f"sample:\n{text}\n")
+            if processes.is_main():
+                run_dir.write(self.folder / "sample.txt", text)
+        for row in [row for row in rows if "val_loss" in row][-1:]:
+            lines.append(
+                f"final train loss {row['train_loss']:.4f}, val loss {row['val_loss']:.4f} after "
+                f"{row['step']} steps; {self.display.tokens_per_second:,.0f} tokens/s"
+            )
+        skipped = [row["skipped"] for row in rows if "skipped" in row][-1:]
+        return lines + [f"{n} steps were not finite and were skipped" for n in skipped if n]

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from examples.runs.errors import UserError
+from wdlab.from_torch import load_tensors
 from wdlab.rules import leaves_with_paths
 
 from . import model
 from .config import Config
 from .data import GPT2_VOCABULARY
-from .tensor_file import read_tensors
 
 # Our path -> their names, to be put side by side; ".T": theirs are (outputs, inputs). GPT-2's own
 # matrices are (inputs, outputs), as ours.
@@ -192,7 +192,10 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
             if (folder / "pytorch_model.bin").exists():
                 hint = " (pytorch_model.bin is a pickle, which is not read here: convert it)"
             raise UserError(f"{folder / name} is missing{hint}")
-    return {k: x for name in files for k, x in read_tensors(folder / name).items()}
+    try:
+        return {k: x for name in files for k, x in load_tensors(folder / name).items()}
+    except (ValueError, ImportError) as error:
+        raise UserError(str(error)) from None
 
 
 def _arrays(shapes, names, layers, found, folder) -> model.Params:

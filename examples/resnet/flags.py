@@ -2,21 +2,18 @@
 
 from collections.abc import Sequence
 
-from examples.runs.errors import UserError
-from examples.runs.flags import nearest, parse_dataclass
+from examples.runs.flags import parse_configured
 
-from .config import CONFIGS, Config, check
+from .config import CONFIGS, Config
 
 
 def parse(argv: Sequence[str], prog: str = "examples.resnet.train") -> Config:
     """Reads the flags, and the name of a configuration before them if there is one.
 
-    Nothing at all means ``tiny``; flags alone change the defaults of ``Config``. Flags are written
-    with ``_`` or ``-``, values after ``=`` or a space; a switch is ``--batch_norm`` or
-    ``--batch_norm=False``.
+    Nothing at all means ``tiny``; flags alone change ``cifar10``, the paper's settings.
 
     Raises:
-      UserError: Unknown configuration, unknown flag (with the nearest one), unreadable value.
+      UserError: As :func:`parse_configured` does.
 
     Example:
       >>> config = parse(["--model", "vgg16", "--wd", "0.008", "--momentum", "0.0"])
@@ -25,12 +22,4 @@ def parse(argv: Sequence[str], prog: str = "examples.resnet.train") -> Config:
       >>> parse(["tiny", "--epochs=3"]).dataset
       'digits'
     """
-    name, flags = ("tiny" if not argv else "cifar10"), list(argv)
-    if argv and not argv[0].startswith("-"):
-        name, flags = argv[0], flags[1:]
-    if name not in CONFIGS:
-        hint = nearest(name, CONFIGS)
-        raise UserError(f"unknown configuration {name!r}{hint}; there are {', '.join(CONFIGS)}")
-    config = parse_dataclass(Config, CONFIGS[name](), flags, f"python -m {prog}")
-    check(config)
-    return config
+    return parse_configured(CONFIGS, argv, prog, "cifar10" if argv else "tiny")[1]

@@ -14,7 +14,6 @@ from flax import nnx
 from jax import lax
 
 EPSILON = 1e-5  # Added to a variance, as in PyTorch.
-SCALE_INVARIANT_EPSILON = 1e-12  # 1e-5 is more than a variance of tiny weights: it would be seen.
 
 
 class BatchNorm(nnx.Module):
@@ -30,7 +29,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(channels))
         self.scale = nnx.Param(jnp.ones(channels)) if affine else None
         self.bias = nnx.Param(jnp.zeros(channels)) if affine else None
-        self.epsilon = EPSILON if affine else SCALE_INVARIANT_EPSILON
+        self.epsilon = EPSILON
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalizes every channel; x has any number of axes, the channels last."""
@@ -128,9 +127,19 @@ def conv(
     )
 
 
-def linear(n_in: int, n_out: int, rngs: nnx.Rngs, *, bias=True) -> nnx.Linear:
+class FrozenLinear(nnx.Linear):
+    """A linear layer that keeps its initial weights: no gradient reaches them."""
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Like the layer that trains."""
+        logits = inputs @ jax.lax.stop_gradient(self.kernel[...])
+        return logits if self.bias is None else logits + jax.lax.stop_gradient(self.bias[...])
+
+
+def linear(n_in: int, n_out: int, rngs: nnx.Rngs, *, bias=True, frozen=False) -> nnx.Linear:
     """A linear layer with PyTorch's default initialization."""
-    return nnx.Linear(
+    kind = FrozenLinear if frozen else nnx.Linear
+    return kind(
         n_in,
         n_out,
         use_bias=bias,

@@ -26,7 +26,10 @@ def make_norm(batch_norm: bool, affine: bool, width: int, rngs: nnx.Rngs) -> Nor
 
 
 class PreActBlock(nnx.Module):
-    """Norm, ReLU, conv, norm, ReLU, conv; the shortcut starts after the first ReLU."""
+    """Norm, ReLU, conv, norm, ReLU, conv; the shortcut starts after the first ReLU.
+
+    Where the norms are not affine (the convs have biases then) it begins with one more.
+    """
 
     def __init__(self, n_in: int, n_out: int, stride: int, norm: Norm, bias: bool, rngs: nnx.Rngs):
         self.norm1 = norm(n_in)
@@ -37,12 +40,14 @@ class PreActBlock(nnx.Module):
         self.shortcut = (
             conv(n_in, n_out, rngs, size=1, stride=stride, bias=bias) if changes else None
         )
+        self.shortcut_norm = norm(n_in) if changes and bias else None
 
     def __call__(self, x_BxHxWxC: jax.Array, train: bool) -> jax.Array:
         """Adds the two convolutions to the input, or to its 1x1 convolution."""
         y_BxHxWxC = jax.nn.relu(self.norm1(x_BxHxWxC, train))
         if self.shortcut is not None:
-            x_BxHxWxC = self.shortcut(y_BxHxWxC)
+            normed = self.shortcut_norm
+            x_BxHxWxC = self.shortcut(y_BxHxWxC if normed is None else normed(y_BxHxWxC, train))
         y_BxHxWxC = self.conv1(y_BxHxWxC)
         y_BxHxWxC = self.conv2(jax.nn.relu(self.norm2(y_BxHxWxC, train)))
         return x_BxHxWxC + y_BxHxWxC
@@ -91,7 +96,8 @@ class PreActResNet(nnx.Module):
       width: Channels of the first stage.
       n_classes: Logits.
       batch_norm: BatchNorm; otherwise GroupNorm.
-      affine: Whether the norms learn scale and bias; where they do not, the convs have biases.
+      affine: Whether the norms learn scale and bias; where they do not, the convs have biases and
+        the head stays as it is.
       rngs: Source of the initial weights.
     """
 
@@ -104,7 +110,7 @@ class PreActResNet(nnx.Module):
         self.conv_in = conv(3, width, rngs, bias=not affine)
         self.stages = _stages(PreActBlock, width, widths, depths, norm, not affine, rngs)
         self.norm_out = norm(widths[-1])
-        self.head = linear(widths[-1], n_classes, rngs)
+        self.head = linear(widths[-1], n_classes, rngs, frozen=not affine)
 
     def __call__(self, x_BxHxWx3: jax.Array, train: bool) -> jax.Array:
         """Logits (B, K)."""
@@ -125,7 +131,7 @@ class PlainResNet(nnx.Module):
         self.conv_in = conv(3, width, rngs, bias=not affine)
         self.norm_in = norm(width)
         self.stages = _stages(PlainBlock, width, widths, depths, norm, not affine, rngs)
-        self.head = linear(widths[-1], n_classes, rngs)
+        self.head = linear(widths[-1], n_classes, rngs, frozen=not affine)
 
     def __call__(self, x_BxHxWx3: jax.Array, train: bool) -> jax.Array:
         """Logits (B, K)."""
@@ -145,7 +151,7 @@ class WideResNet(nnx.Module):
         self.conv_in = conv(3, 16, rngs, bias=not affine, init=he_fan_out)
         self.stages = _stages(PreActBlock, 16, widths, [4, 4, 4], norm, not affine, rngs)
         self.norm_out = norm(widths[-1])
-        self.head = linear(widths[-1], n_classes, rngs)
+        self.head = linear(widths[-1], n_classes, rngs, frozen=not affine)
 
     def __call__(self, x_BxHxWx3: jax.Array, train: bool) -> jax.Array:
         """Logits (B, K)."""

@@ -1,30 +1,24 @@
-"""One training run: model, optimizer, data, and the loop over the epochs."""
+"""The image models' run: arrays, data, some steps of an epoch, and what an epoch's row tells."""
 
-import dataclasses
-import math
-import time
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 import wdlab
-from examples.runs.display import Display
-from examples.runs.mesh import Layout, make_mesh
-from examples.runs.records import Records, Row
-from examples.runs.stop import StopRequest
-from wdlab.training import Checkpoints
+from examples.runs.records import Row
+from examples.runs.run import Run
 
 from . import data as data_lib
 from . import model, optim, step
 from .config import Config
-from .loop import Diverged, Epochs
+from .epochs import Epochs, Numbers
 
-Probe = Callable[["Trainer", Callable[[], bool]], Row | None]  # None: stopped before its end
+Probe = Callable[["Trainer"], Row | None]  # None: stopped before its end
 
 
-class Trainer:
-    """One run: model, optimizer, data, and the loop over the epochs.
+class Trainer(Run):
+    """Model, optimizer, data, and the rows of the epochs.
 
     Args:
       config: The settings.
@@ -32,17 +26,43 @@ class Trainer:
         now and then whether to stop. With it the learning rate stays ``lr``.
     """
 
+    unit, axis = "images", "epoch"
+    panels = {
+        "cross-entropy (nats)": {
+            "train_loss": "train",
+            "test_loss": "test",
+            "ema_train_loss": "train, EMA",
+            "flow_train_loss": "train, after flow",
+        },
+        "error": {
+            "train_error": "train",
+            "test_error": "test",
+            "ema_test_error": "test, EMA",
+            "flow_test_error": "test, after flow",
+        },
+        "weight norm": {"weight_norm": "weights", "ema_weight_norm": "EMA"},
+        "curvature after flow": {
+            "flow_hessian_trace": "Hessian trace",
+            "flow_jacobian_norm": "Jacobian norm",
+            "flow_top_eigenvalue": "top eigenvalue",
+        },
+    }
+
     def __init__(self, config: Config, probe: Probe | None = None):
-        self.config, self.probe = config, probe
-        self.layout = Layout(make_mesh(config.mesh_data, config.mesh_fsdp))
+        super().__init__(config, config.least_bytes)
+        self.probe, self.program = probe, "flow" if probe else "resnet"
+        self.per_step = config.batch_size
         self.layout.rows(config.batch_size)  # Whether the devices can share it.
         self.data = data_lib.load(config)
         self.graph, params, stats = model.create(
             config, self.data.n_classes, self.data.image_size, config.random_seed, self.layout
         )
-        self.train_images, self.test_images = self._on_device()
-        key = jax.random.key(config.random_seed)
-        self.epochs = Epochs(self.graph, config, self.train_images, jax.random.fold_in(key, 1))
+        d = self.data
+        splits = ((d.x_train, d.y_train), (d.x_test, d.y_test))
+        placed = (step.Images(*self.layout.copy((x, y, d.mean, d.std))) for x, y in splits)
+        self.train_images, self.test_images = placed
+        self.epochs = Epochs(self.graph, config, self.train_images, self.layout)
+        self.last = config.epochs * self.epochs.steps
         self.rules = optim.decay_rules(config)
         wdlab.check_rules(params, self.rules, allow_uniform=True)
         self.trained = optim.is_trained(config, params)
@@ -51,15 +71,9 @@ class Trainer:
             with self.layout.active():
                 params = step.project(params, self.trained, config.radius)
         self.state = self.layout.settle(step.new_state(params, stats, self.tx))
-        self.step, self.pending = 0, True  # pending: the row of this step is still to be made
+        self._newest: Numbers | None = None  # Of a call that is not read yet.
         self.evaluate = step.make_evaluate(self.graph)
         self.recompute_stats = step.make_recompute_stats(self.graph)
-
-    def _on_device(self) -> tuple[step.Images, step.Images]:
-        d = self.data
-        splits = ((d.x_train, d.y_train), (d.x_test, d.y_test))
-        train, test = (step.Images(*self.layout.copy((x, y, d.mean, d.std))) for x, y in splits)
-        return train, test
 
     @property
     def epoch(self) -> int:
@@ -72,99 +86,48 @@ class Trainer:
             return self.config.lr, self.config.wd
         return optim.rates(self.config, epoch)
 
-    def restore(self, checkpoints: Checkpoints) -> tuple[bool, list[str]]:
-        """Continues from the newest whole checkpoint, if there is one; what to tell the user."""
-        restored = checkpoints.restore(self.state)
-        if restored is None:
-            return False, ["nothing to resume here yet: starting at step 0"]
-        self.state, self.step = restored.state, restored.step
-        self.pending = restored.record["pending"]
-        notes = [
-            f"checkpoint of step {number} is damaged ({why}): set aside, falling back"
-            for number, why in restored.damaged.items()
-        ]
-        return True, [*notes, f"resuming at step {restored.step}"]
-
-    def save(self, checkpoints: Checkpoints) -> None:
-        """Saves the present state."""
-        record = {"pending": self.pending, "config": dataclasses.asdict(self.config)}
-        checkpoints.save(self.step, self.state, record=record)
-
-    def train(
-        self, checkpoints: Checkpoints, records: Records, display: Display, stop: StopRequest
-    ) -> int | None:
-        """Trains until the last epoch (None) or a signal (the exit code to leave with).
-
-        Raises:
-          Diverged: If a step is not finite; the state before it is saved.
-        """
-        with self.layout.active():
-            return self._train(checkpoints, records, display, stop)
-
-    def _train(self, checkpoints, records, display, stop) -> int | None:
-        last = self.config.epochs * self.epochs.steps
-        while not stop.requested:
-            self._finish_epoch(checkpoints, records, display, lambda: stop.requested)
-            if self.step == last and not self.pending:
-                return None
-            if stop.requested:
-                break
-            try:
-                self._advance(display)
-            except Diverged:
-                self.save(checkpoints)
-                checkpoints.wait()
-                raise
-        self.save(checkpoints)
-        checkpoints.wait()
-        display.line(f"{stop.name}: saved at step {self.step}; --resume continues")
-        return stop.exit_code
-
-    def _advance(self, display: Display) -> None:
+    def call(self) -> Numbers:
         """Some steps, at most to the end of the epoch."""
-        started, before = time.monotonic(), self.step
-        loss = math.nan
-        try:
-            self.state, done, loss = self.epochs.advance(
-                self.rates(self.epoch), self.state, self.epoch, before % self.epochs.steps
-            )
-            self.step += done
-        except Diverged as error:
-            self.state, self.step = error.state, before + error.done
-            saved = f"the weights before it are saved as step {self.step}"
-            raise Diverged(f"{error}; {saved}", error.state, error.done) from None
-        if self.step % self.epochs.steps == 0:
-            self.pending = True
-            if self.config.radius is not None:
-                params = step.project(self.state.params, self.trained, self.config.radius)
-                self.state = self.state._replace(params=params)
-        display.step(self.step, loss, time.monotonic() - started)
+        rates, before = self.rates(self.begun // self.epochs.steps), self._newest
+        if self.begun == self.step:  # All calls are read.
+            before = None
+        self.state, self._newest = self.epochs.call(rates, self.state, self.begun, before)
+        self.begun += self._newest.last - self.begun % self.epochs.steps
+        return self._newest
 
-    def _finish_epoch(self, checkpoints, records, display, stopped: Callable[[], bool]) -> None:
-        """At the end of an epoch: evaluate, probe, record, save."""
-        if self.step % self.epochs.steps or not self.pending:
-            return
-        row = self._evaluate()
-        if self.probe is not None:
-            found = self.probe(self, stopped)
-            if found is None:
-                return
-            row |= found
-        records.append(row)
-        display.line(
+    def read(self, numbers: Numbers, seconds: float) -> Row:
+        """Counts and shows; a row there is after an epoch alone, when the sphere was reached."""
+        self.step = self.epochs.reached(numbers, self.step, seconds)
+        self.display.step(self.step, float(numbers.loss), seconds)
+        if self.is_due(self.step) and self.config.radius is not None:
+            params = step.project(self.state.params, self.trained, self.config.radius)
+            self.state = self.state._replace(params=params)
+        return {}
+
+    def is_due(self, step: int) -> bool:
+        """After every epoch."""
+        return step % self.epochs.steps == 0
+
+    def look(self) -> tuple[Row, str] | None:
+        """The evaluation and the probe; a signal comes first."""
+        row = None if self.stop.requested else self._evaluation()
+        found = self.probe(self) if row is not None and self.probe is not None else {}
+        if row is None or found is None:
+            return None
+        self.state = self.state._replace(loss_sum=jnp.zeros_like(self.state.loss_sum))
+        text = (
             f"epoch {self.epoch}: train loss {row['train_loss']:.4f}, test error "
             f"{row['test_error']:.4f} (EMA {row['ema_test_error']:.4f}), weight norm "
             f"{row['weight_norm']:.2f}"
         )
-        self.pending = False
-        zero = jnp.zeros_like(self.state.loss_sum)
-        self.state = self.state._replace(loss_sum=zero)
-        last = self.epoch == self.config.epochs
-        if self.step and (self.epoch % self.config.save_every == 0 or last):
-            self.save(checkpoints)
+        return row | found, text
 
-    def _evaluate(self) -> Row:
-        row: Row = {"step": self.step, "epoch": self.epoch}
+    def is_saved(self) -> bool:
+        """Some epochs, and the last one."""
+        return self.epoch % self.config.save_every == 0 or self.step == self.last
+
+    def _evaluation(self) -> Row:
+        row: Row = {"epoch": self.epoch}
         if self.step:
             row["batch_loss"] = float(self.state.loss_sum) / self.epochs.steps
         row["lr"], row["wd"] = self.rates(max(self.epoch - 1, 0))  # Of the epoch that ends.
@@ -189,3 +152,29 @@ class Trainer:
             f"{prefix}train_objective": row[f"{prefix}train_loss"] + penalty,
             f"{prefix}test_objective": row[f"{prefix}test_loss"] + penalty,
         }
+
+    def describe_decay(self) -> None:
+        """One line where all decay, as in the paper's code: that biases do is no surprise there."""
+        if self.config.rules != "ALL":
+            return super().describe_decay()
+        decayed = wdlab.inspect_decay(self.state.params, self.rules).totals
+        return self.say([f"--rules ALL, with biases and norm scales: {decayed}"])
+
+    def description(self) -> list[str]:
+        """What decay means here, the model, the data."""
+        config, data = self.config, self.data
+        count = sum(p.size for p in jax.tree.leaves(self.state.params))
+        return [
+            f"weight decay {config.wd} is L2: wd * w is added to the gradient, before the momentum",
+            f"{config.model} of width {config.width}, {count:,} parameters, on {config.dataset}: "
+            f"{len(data.x_train)} training and {len(data.x_test)} test images, "
+            f"{data.n_classes} classes",
+        ]
+
+    def result(self, rows: list[Row]) -> list[str]:
+        """The last epoch."""
+        return [
+            f"final train loss {row['train_loss']:.4f}, test error {row['test_error']:.4f} after "
+            f"{row['epoch']} epochs; {self.display.tokens_per_second:,.0f} images/s"
+            for row in rows[-1:]
+        ]

@@ -4,10 +4,13 @@ Letters in names are shapes: B images, H height, W width, C channels, D features
 """
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from .layers import BatchNorm, conv, he_fan_out, linear
 
+# Of ImageNet's channels in [0, 1]: the original applies them to its input, normalized as it is.
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CONFIGURATION_D = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))  # widths between the pools
 
 
@@ -49,11 +52,12 @@ class VGG16(nnx.Module):
         self.linear_norms = nnx.List(
             [BatchNorm(hidden, affine) if normalized else None for _ in self.linears]
         )
-        self.head = linear(hidden, n_classes, rngs)
+        self.head = linear(hidden, n_classes, rngs, frozen=not affine)
 
     def __call__(self, x_BxHxWx3: jax.Array, train: bool) -> jax.Array:
         """Logits (B, K)."""
-        x_BxHxWxC, i = x_BxHxWx3, 0
+        mean, std = (jnp.asarray(x, x_BxHxWx3.dtype) for x in (_MEAN, _STD))
+        x_BxHxWxC, i = (x_BxHxWx3 - mean) / std, 0
         for factors in _CONFIGURATION_D:
             for _ in factors:
                 x_BxHxWxC = self.convs[i](x_BxHxWxC)

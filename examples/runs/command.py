@@ -1,24 +1,32 @@
-"""What the training programs share: how a command ends, and how a run does."""
+"""How a command of the examples ends: an exit code, and one line for what went wrong."""
 
 import functools
+import os
+import sys
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import NoReturn, ParamSpec
 
 import jax
 
-from wdlab.training import CheckpointError, Checkpoints
+from wdlab.training import CheckpointError
 
 from . import processes
-from .display import Display
 from .errors import UserError
-from .records import Records
-from .stop import StopRequest
 
 _P = ParamSpec("_P")
 
 
+def leave(code: int) -> NoReturn:
+    """Ends the process; after an error at once: threads of a save that failed may wait for long."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)
+    sys.exit(code)
+
+
 def command(main: Callable[_P, int]) -> Callable[_P, int]:
-    """Makes users' mistakes, full disks and lost processes one line on stderr and exit code 1.
+    """Makes users' mistakes, full disks, full memory and lost processes one line on stderr, exit 1.
 
     Example:
       >>> @command
@@ -34,22 +42,13 @@ def command(main: Callable[_P, int]) -> Callable[_P, int]:
             return main(*args, **kwargs)
         except (UserError, CheckpointError, OSError) as error:
             return processes.fail(error)
-        except jax.errors.JaxRuntimeError as error:
-            if not processes.is_alone(error):
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if processes.is_alone(error):
+                return processes.fail(error)
+            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            return processes.fail(error)
+            return processes.fail(
+                UserError(f"out of memory: {error}. Try a smaller --batch_size or a smaller model")
+            )
 
     return guarded
-
-
-def train(
-    trainer: Any, checkpoints: Checkpoints, records: Records, display: Display, stop: StopRequest
-) -> int | None:
-    """Trains; None at the end of the run, or the exit code to leave with. All is on disk then."""
-    try:
-        with display:
-            code = trainer.train(checkpoints, records, display, stop)
-        checkpoints.wait()
-        return code
-    finally:
-        records.close()

@@ -3,18 +3,20 @@
 import contextlib
 import dataclasses
 import io
-import math
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import TypeVar
 
 import tyro
 
 from wdlab._core.names import nearest as nearest_name
 
 from .errors import UserError
+from .settings import Settings
 
 _T = TypeVar("_T")
+_S = TypeVar("_S", bound=Settings)
 
 
 def parse_dataclass(kind: Callable[..., _T], default: _T, argv: Sequence[str], prog: str) -> _T:
@@ -31,40 +33,47 @@ def parse_dataclass(kind: Callable[..., _T], default: _T, argv: Sequence[str], p
         raise UserError(_one_line(errors.getvalue())) from None
 
 
-class Range(NamedTuple):
-    """Which values make sense, and how to say it."""
+def parse_configured(
+    configs: Mapping[str, Callable[[], _S]], argv: Sequence[str], prog: str, default: str = ""
+) -> tuple[str, _S, set[str]]:
+    """Reads the name of a configuration and the flags that change it.
 
-    accepts: Callable[[Any], bool]
-    wanted: str
-
-
-POSITIVE = Range(lambda value: 0 < value < math.inf, "positive and finite")
-NOT_NEGATIVE = Range(lambda value: 0 <= value < math.inf, "at least 0 and finite")
-BELOW_ONE = Range(lambda value: 0 <= value < 1, "in [0, 1)")
-
-
-def require(config: Any, names: str, values: Range) -> None:
-    """Refuses values out of range; None, for a default, is in it.
+    Flags are written with ``_`` or ``-``, values after ``=`` or a space; a switch is ``--bias``,
+    ``--no_bias`` or ``--bias=False``. ``config/NAME.py`` means ``NAME``.
 
     Args:
-      config: The flags as attributes.
-      names: Which of them, with spaces between.
-      values: What each must be.
+      configs: The configurations; the first line of each docstring is shown by ``--help``.
+      argv: What was written.
+      prog: The command.
+      default: The configuration where no name is written; empty: there must be one.
+
+    Returns:
+      The name, the settings, and which of them were written.
 
     Raises:
-      UserError: With the flag, what it must be, and what it is.
-
-    Example:
-      >>> import types
-      >>> require(types.SimpleNamespace(lr=0.1, top_k=None), "lr top_k", POSITIVE)
+      UserError: Unknown configuration, unknown flag (with the nearest one), unreadable value, or
+        one that is out of range.
     """
-    for name in names.split():
-        value = getattr(config, name)
-        if value is not None and not values.accepts(value):
-            raise UserError(f"--{name} must be {values.wanted}, got {value}")
+    named = bool(argv) and not argv[0].startswith("-")
+    written, flags = (argv[0], argv[1:]) if named else (default, argv)
+    name = PurePosixPath(written).name.removesuffix(".py")
+    if {"-h", "--help"} & set(argv) or not (written or argv):
+        name, flags = name if name in configs else next(iter(configs)), ["--help"]
+        lines = [
+            f"  {key:26} {(make.__doc__ or '').splitlines()[0]}" for key, make in configs.items()
+        ]
+        print("\n".join(["configurations:", *lines, "", f"settings of {name}:"]))
+    if name not in configs:
+        hint = nearest(name, configs)
+        wrong = repr(written or argv[0])
+        raise UserError(f"unknown configuration {wrong}{hint}; there are {', '.join(configs)}")
+    config = configs[name]()
+    config = parse_dataclass(type(config), config, flags, f"python -m {prog} {written or 'CONFIG'}")
+    config.check()
+    return name, config, {flag_name(flag) for flag in flags if flag.startswith("--")}
 
 
-def nearest(name: str, known: Sequence[str] | dict) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """The hint that names the entry of ``known`` nearest to ``name``, if one is near."""
     close = nearest_name(name, known, cutoff=0.6)
     return f" (did you mean {close!r}?)" if close else ""

@@ -2,7 +2,7 @@
 
 ``python -m examples.runs.launch --processes 2 --devices 2 examples.gpt.train tiny --mesh_fsdp 4``:
 two processes with two CPU devices each. Without --devices each process sees what it would see
-alone. SIGTERM goes on to all of them; when one fails, the others are stopped.
+alone. SIGTERM and SIGHUP go on to all of them; when one fails, the others are stopped.
 """
 
 import argparse
@@ -73,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for process in processes:
             process.send_signal(number)
 
-    signal.signal(signal.SIGTERM, pass_on)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), pass_on)
     signal.signal(signal.SIGINT, lambda *_: None)  # A terminal's Ctrl-C reaches them by itself.
     return wait(processes)
 

@@ -7,6 +7,7 @@ each weight where it is used and scatters the sum of its gradient. Along ``data`
 
 import contextlib
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -121,6 +122,17 @@ def along_batch(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(AXES))
 
 
+def bytes_here(tree: PyTree) -> int:
+    """What the arrays take on the devices of this process.
+
+    Example:
+      >>> bytes_here({"kernel": jax.numpy.zeros((2, 3))})
+      24
+    """
+    leaves = jax.tree.leaves(tree)
+    return sum(shard.data.nbytes for leaf in leaves for shard in leaf.addressable_shards)
+
+
 def whole_shares(count: int) -> int:
     """The least number of examples, ``count`` or more, that the devices of the set mesh can share.
 
@@ -195,6 +207,22 @@ class Layout:
         data, fsdp = self.mesh.devices.shape
         shared = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
         return f"{self.mesh.size} x {kind} (data {data} x fsdp {fsdp}{shared})"
+
+    def check_room(self, needed: int) -> None:
+        """Refuses a run that needs more bytes, on all devices together, than there are.
+
+        Raises:
+          UserError: If so; before anything is made.
+        """
+        limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+        if limit is None and hasattr(os, "sysconf"):  # A CPU has the memory of its machine.
+            limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        devices = 1 if self.mesh is None else self.mesh.size
+        if limit is not None and needed > limit * devices:
+            raise UserError(
+                f"a run of this size needs at least {needed / 2**30:,.0f} GiB, more than there is: "
+                "make the model, the batch or the evaluation smaller"
+            )
 
     def batch_sharding(self, axis: int) -> Sharding:
         """Of arrays whose dimension ``axis`` counts the examples of the batch."""

@@ -1,10 +1,49 @@
-"""Pictures that are kept in the repository: small files."""
+"""Pictures: of a run, and small files that are kept in the repository."""
 
 import io
 import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
+
+Panels = Mapping[str, Mapping[str, str | None]]  # label -> {column: name of the curve}
+_LOGARITHMIC = ("cross-entropy", "curvature")  # How the labels of such panels begin.
+_NOISY = "batch_loss"
+
+
+def save_curves(
+    rows: Sequence[Mapping[str, Any]], path: Path, title: str, panels: Panels, axis: str
+) -> None:
+    """Draws the rows of ``metrics.jsonl`` into a PNG; panels without a curve are left out.
+
+    Args:
+      rows: The records.
+      path: The file.
+      title: Of the picture.
+      panels: What each one shows.
+      axis: The column along the horizontal axis.
+    """
+    found = {column for row in rows for column in row}
+    shown = {label: curves for label, curves in panels.items() if found & curves.keys()}
+    figure = Figure(figsize=(4.25 * max(1, len(shown)), 4), layout="constrained")
+    figure.suptitle(title)
+    for i, (label, curves) in enumerate(shown.items()):
+        axes = figure.add_subplot(1, len(shown), i + 1)
+        for column, name in curves.items():
+            points = [(row[axis], row[column]) for row in rows if column in row]
+            style: dict[str, Any] = (
+                {"linewidth": 0.6, "alpha": 0.5} if column == _NOISY else {"marker": "."}
+            )
+            axes.plot(*zip(*points, strict=True), label=name, **style) if points else None
+        axes.set(xlabel=axis, ylabel=label)
+        axes.set_yscale("log" if label.startswith(_LOGARITHMIC) else "linear")
+        axes.grid(alpha=0.3)
+        if any(curves.values()):
+            axes.legend()
+    figure.savefig(path, dpi=120)
 
 
 def save_small(figure: Figure, path: str | os.PathLike[str], dpi: int = 90) -> None:

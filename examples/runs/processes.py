@@ -88,8 +88,8 @@ def agree(decide: Callable[[], str]) -> str:
       UserError: On every process, if ``decide`` raises it on process 0.
 
     Example:
-      >>> agree(lambda: "out/tiny-2")
-      'out/tiny-2'
+      >>> agree(lambda: "out/gpt/tiny-2")
+      'out/gpt/tiny-2'
     """
     if jax.process_count() == 1:
         return decide()

@@ -63,7 +63,7 @@ def build(name: str, width: int, *, batch_norm: bool = True, scale_inv: bool = F
         return state, loss
 
     trained = optim.is_trained(config, params)
-    sharpness = Sharpness(graph, trained, dataset, train, PROBED, 0)
+    sharpness = Sharpness(graph, dataset, train, PROBED, 0)
     evaluate = step.make_evaluate(graph)
     start = params, stats
     return Model(config, dataset, train, test, start, trained, train_step, evaluate, sharpness)
@@ -129,10 +129,8 @@ class Run:
         copy = self.copy()
         copy.train(lr, 0.0, epochs)
         found = self.model.sharpness.trace(copy.state.params, copy.state.stats, lambda: False)
-        trace = (
-            {} if found is None else {"flow_hessian_trace": found[0], "flow_trace_error": found[1]}
-        )
-        return copy.measure("flow_") | trace
+        row = copy.measure("flow_") | {"flow_hessian_trace": float(found.value)}
+        return row | {"flow_trace_error": float(found.standard_error)}
 
 
 def paper(program: Callable[..., int], name: str, **flags: Any) -> list[Row]:

@@ -118,6 +118,19 @@ def test_the_loop_is_pyhessians(net, dense):
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+def test_the_loop_on_the_host_is_the_same_and_can_be_stopped(net):
+    trace = partial(curvature.hessian_trace, loss, net[0], jax.random.key(3), net[1])
+    asked = []
+    found = trace(tolerance=1e-2, stopped=lambda: asked.append(1))
+    np.testing.assert_allclose(found, trace(tolerance=1e-2), rtol=1e-9)
+    stops = iter([False] * (len(asked) - 1) + [True])  # In the last probe, which is then left out.
+    assert trace(tolerance=1e-2, stopped=lambda: next(stops)).probes == found.probes - 1
+    whole = partial(
+        curvature.hessian_trace, lambda w: jnp.sum(w**3), jnp.ones(3), jax.random.key(0)
+    )
+    assert whole(stopped=lambda: False).value == whole().value == 18
+
+
 @pytest.mark.parametrize("which", ["largest", "magnitude"])
 def test_top_eigenvalues(which, net, dense):
     spectrum = np.linalg.eigvalsh(dense)

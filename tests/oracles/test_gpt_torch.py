@@ -1,4 +1,4 @@
-"""The GPT's training against the same equations in PyTorch: the loss of every one of 200 steps."""
+"""The GPT's training against the same equations in PyTorch: loss and gradient norm of 200 steps."""
 
 import dataclasses
 import functools
@@ -11,7 +11,6 @@ pytest.importorskip("torch")
 
 import torch
 
-import wdlab  # noqa: E402
 from examples.gpt import model, optim, step
 from examples.gpt.config import Config
 from tests.oracles import torch_gpt
@@ -49,21 +48,21 @@ def initial_params(config):
     return jax.tree.map(draw, model.shapes(config, V))
 
 
-def our_losses(config, params):
-    """By the example's own step and optimizer."""
+def ours(config, params):
+    """Losses and gradient norms by the example's own step and optimizer."""
     tx = optim.make_optimizer(config)
     train_step = step.make_train_step(model.make_graph(config, V), tx, config)
     train_step = jax.jit(train_step, compiler_options={"xla_backend_optimization_level": 0})
-    carry = step.Carry(params, wdlab.init_opt_state(tx, params), None, None)
-    losses = []
-    for t, batch in enumerate(BATCHES):
-        carry, metrics = train_step(carry, batch, jax.random.key(0), t, False)
-        losses.append(metrics["loss"])
-    return np.array(jax.device_get(losses))
+    carry = step.new_carry(params, tx, config)
+    found = []
+    for batch in BATCHES:
+        carry, metrics = train_step(carry, batch)
+        found.append((metrics["loss"], metrics["grad_norm"]))
+    return np.array(jax.device_get(found))
 
 
 @functools.cache
-def their_losses(config):
+def theirs(config):
     """In float64 always: two runs in float32 may both be off, to opposite sides."""
     torch.set_num_threads(1)  # More of them wait for each other longer than they compute.
     gpt = torch_gpt.GPT(config, V).double()
@@ -72,17 +71,18 @@ def their_losses(config):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_loss_follows_in_float64(case, x64):
+def test_loss_and_gradient_norm_follow_in_float64(case, x64):
     config = dataclasses.replace(BASE, **CASES[case])
-    expected = their_losses(config)
-    assert expected[-20:].mean() < expected[:20].mean() - 0.5  # It learns.
+    expected = theirs(config)
+    assert expected[-20:, 0].mean() < expected[:20, 0].mean() - 0.5  # It learns,
+    assert (expected[:, 1] > 1).any()  # and is clipped.
     double = dataclasses.replace(config, dtype="float64")
-    found = our_losses(double, initial_params(double))
+    found = ours(double, initial_params(double))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_loss_follows_in_float32(case):
     config = dataclasses.replace(BASE, **CASES[case])
-    found = our_losses(config, initial_params(config))
-    np.testing.assert_allclose(found, their_losses(config), rtol=0, atol=1e-5)
+    found = ours(config, initial_params(config))[:, 0]
+    np.testing.assert_allclose(found, theirs(config)[:, 0], rtol=0, atol=1e-5)

@@ -40,7 +40,7 @@ def settings(name, scale_inv, width):
 
 
 def compare(name, scale_inv, width, batch_size, steps, image_size):
-    """The largest difference in loss, weights and statistics over the steps, and the losses."""
+    """Ours and theirs of each step, loss and gradient norm; the largest difference of a leaf."""
     config = settings(name, scale_inv, width)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(steps, batch_size, image_size, image_size, 3))
@@ -57,19 +57,19 @@ def compare(name, scale_inv, width, batch_size, steps, image_size):
         weight_decay=config.wd,
     )
     tx = optim.make_optimizer(config, config.lr, config.wd)
-    ours = jax.jit(lambda state, x, y: step.one_step(graph, tx, config.ema, state, x, y)[:2])
+    ours = jax.jit(lambda state, x, y: step.one_step(graph, tx, config.ema, state, x, y))
     state = step.new_state(params, stats, tx)
-    losses = []
+    found = []
     for i in range(steps):
-        state, loss = ours(state, x[i], y[i])
+        state, *numbers = ours(state, x[i], y[i])
         theirs = torch_resnet.train_step(
             twin, sgd, torch.from_numpy(x[i].transpose(0, 3, 1, 2).copy()), torch.from_numpy(y[i])
         )
-        losses.append((float(loss), theirs))
-    found = torch_resnet.to_torch(state.params) | torch_resnet.to_torch(state.stats)
+        found.append((numbers, theirs))
+    leaves = torch_resnet.to_torch(state.params) | torch_resnet.to_torch(state.stats)
     there = twin.state_dict()
-    difference = max(float((found[leaf] - there[leaf]).abs().max()) for leaf in found)
-    return np.array(losses), difference
+    difference = max(float((leaves[name] - there[name]).abs().max()) for name in leaves)
+    return np.array(found, float), difference
 
 
 def _twin(name, scale_inv, config):
@@ -80,19 +80,20 @@ def _twin(name, scale_inv, config):
 
 @pytest.mark.parametrize(("name", "scale_inv"), CASES)
 def test_training_follows_pytorch(x64, name, scale_inv):
-    losses, difference = compare(name, scale_inv, *SMALL[name])
-    assert np.ptp(losses[:, 1]) > 1e-3  # They move at all.
-    np.testing.assert_allclose(losses[:, 0], losses[:, 1], rtol=0, atol=1e-8)
+    found, difference = compare(name, scale_inv, *SMALL[name])
+    assert np.ptp(found[:, 1, 0]) > 1e-3  # The losses move at all.
+    np.testing.assert_allclose(found[:, 0], found[:, 1], rtol=0, atol=1e-8)
     assert difference < 1e-7
 
 
 if __name__ == "__main__":
     with jax.enable_x64(True):
         for case in CASES:
-            losses, difference = compare(*case, *FULL)
-            worst = np.abs(losses[:, 0] - losses[:, 1]).max()
+            found, difference = compare(*case, *FULL)
+            loss, norm = np.abs(found[:, 0] - found[:, 1]).max(0)
             print(
-                f"{case[0]} scale_inv={case[1]}: loss {losses[0, 1]:.4f} -> {losses[-1, 1]:.4f}, "
-                f"largest difference {worst:.1e} in loss, {difference:.1e} in weights, statistics",
+                f"{case[0]} scale_inv={case[1]}: loss {found[0, 1, 0]:.4f} -> "
+                f"{found[-1, 1, 0]:.4f}, largest difference {loss:.1e} in loss, {norm:.1e} in "
+                f"gradient norm, {difference:.1e} in weights, statistics",
                 flush=True,
             )

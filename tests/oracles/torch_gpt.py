@@ -124,9 +124,9 @@ def split(c, model):
 
 
 def step(c, model, optimizer, micro_batches, t):
-    """One update; the mean loss of the micro-batches."""
+    """One update; the mean loss of the micro-batches, and the norm that the clipping sees."""
     optimizer.zero_grad()
-    total = 0.0
+    total, largest = 0.0, c.grad_clip or float("inf")
     for windows in micro_batches:
         loss = model(windows) / len(micro_batches)
         loss.backward()
@@ -134,23 +134,15 @@ def step(c, model, optimizer, micro_batches, t):
     with torch.no_grad():
         for weight in split(c, model)[0] if c.l2_reg else []:
             weight.grad += 2 * c.l2_reg * weight
-        if c.grad_clip:
-            clip([weight.grad for weight in model.parameters()], c.grad_clip)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), largest)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(c, t)
     optimizer.step()
-    return total
-
-
-def clip(grads, largest):
-    """By the global norm. ``torch.nn.utils.clip_grad_norm_`` divides by the norm + 1e-6 instead."""
-    norm = torch.sqrt(sum((grad**2).sum() for grad in grads))
-    for grad in grads:
-        grad *= torch.clamp(largest / norm, max=1.0)
+    return total, norm.item()
 
 
 def train(c, model, steps):
-    """The loss of each step; ``steps`` has the micro-batches of each, (A, B, L + 1) tokens."""
+    """Loss and gradient norm of each step, of micro-batches of (A, B, L + 1) tokens."""
     optimizer = make_optimizer(c, model)
     steps = torch.tensor(steps).long()
     return [step(c, model, optimizer, batches, t) for t, batches in enumerate(steps)]

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+_MEAN = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64)[:, None, None]  # ImageNet's
+_STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64)[:, None, None]
 _CONFIGURATION_D = [1, 1, "M", 2, 2, "M", 4, 4, 4, "M", 8, 8, 8, "M", 8, 8, 8, "M"]
 
 
@@ -18,14 +20,15 @@ class PreActBlock(nn.Module):
         self.conv1 = nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1, bias=bias)
         self.norm2 = nn.BatchNorm2d(n_out, affine=affine)
         self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1, bias=bias)
-        self.shortcut = None
+        self.shortcut = self.shortcut_norm = None
         if stride != 1 or n_in != n_out:
             self.shortcut = nn.Conv2d(n_in, n_out, 1, stride=stride, bias=bias)
+            self.shortcut_norm = None if affine else nn.BatchNorm2d(n_in, affine=False)
 
     def forward(self, x):
         y = torch.relu(self.norm1(x))
         if self.shortcut is not None:
-            x = self.shortcut(y)
+            x = self.shortcut(y if self.shortcut_norm is None else self.shortcut_norm(y))
         return x + self.conv2(torch.relu(self.norm2(self.conv1(y))))
 
 
@@ -44,8 +47,7 @@ class PreActResNet(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
         self.norm_out = nn.BatchNorm2d(n_in, affine=affine)
-        self.head = nn.Linear(n_in, n_classes)
-        finish(self, scale_inv)
+        self.head = nn.Linear(n_in, n_classes).requires_grad_(not scale_inv)
 
     def forward(self, x):
         x = self.stages(self.conv_in(self.norm_in(x)))
@@ -66,11 +68,10 @@ class VGG16(nn.Module):
         self.linear_norms = nn.ModuleList(
             nn.BatchNorm1d(n_in, affine=False) if scale_inv else None for _ in range(2)
         )
-        self.head = nn.Linear(n_in, n_classes)
-        finish(self, scale_inv)
+        self.head = nn.Linear(n_in, n_classes).requires_grad_(not scale_inv)
 
     def forward(self, x):
-        i = 0
+        x, i = (x - _MEAN.to(x)) / _STD.to(x), 0
         for factor in _CONFIGURATION_D:
             if factor == "M":
                 x = nn.functional.max_pool2d(x, 2)
@@ -83,15 +84,6 @@ class VGG16(nn.Module):
             x = layer(x)
             x = torch.relu(x if norm is None else norm(x))
         return self.head(x)
-
-
-def finish(model, scale_inv):
-    """Scale invariance: the last layer keeps its weights; no variance is too small to see."""
-    if scale_inv:
-        model.head.requires_grad_(False)
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eps = 1e-12
 
 
 def resnet18(width, n_classes, scale_inv=False):
@@ -126,9 +118,10 @@ def load(model, params, stats):
 
 
 def train_step(model, optimizer, x, y):
-    """One step of SGD; the loss before it."""
+    """One step of SGD; the loss before it, and the norm of the gradient."""
     optimizer.zero_grad()
     loss = nn.functional.cross_entropy(model(x), y)
     loss.backward()
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
     optimizer.step()
-    return float(loss.detach())
+    return float(loss.detach()), float(torch.nn.utils.get_total_norm(grads))

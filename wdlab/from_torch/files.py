@@ -5,11 +5,12 @@ A pickle can run anything when it is loaded. ``.safetensors`` cannot; of ``.pt``
 installed. Both packages are imported when a file asks for them.
 """
 
+import contextlib
 import importlib
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
       path: ``.safetensors``, or ``.pt``, ``.pth``, ``.bin`` (needs torch).
 
     Raises:
-      ValueError: If the file has another ending.
+      ValueError: If the file has another ending, or is damaged.
       ImportError: If the package for it is missing.
       pickle.UnpicklingError: If the file holds objects that could run code when they are loaded.
 
@@ -37,7 +38,8 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
     """
     suffix = Path(path).suffix
     if suffix == ".safetensors":
-        return dict(_package("safetensors.numpy").load_file(str(path)))
+        with _opened(path) as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  No mapping.
     if suffix in _PICKLES:
         return _without_code(_package("torch"), str(path))
     if (Path(path) / ".metadata").exists():
@@ -66,7 +68,7 @@ def load_state_dict(path: str | Path) -> dict[str, Any]:
     """
     if Path(path).suffix != ".safetensors":
         return load_tensors(path)
-    with _package("safetensors").safe_open(str(path), "np") as file:
+    with _opened(path) as file:
         metadata = file.metadata() or {}
         if _GROUPS not in metadata:
             raise ValueError(
@@ -125,6 +127,19 @@ def _without_code(torch: Any, path: str) -> Any:
             "wdlab.from_torch.save_state_dict(optimizer.state_dict(), 'optimizer.safetensors'); "
             "numbers as float(x) instead of NumPy's."
         ) from None
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    package = _package("safetensors")
+    try:
+        with package.safe_open(str(path), "np") as file:
+            yield file
+    except package.SafetensorError as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read as safetensors: {error}. If a download was cut off, "
+            "fetch it again."
+        ) from error
 
 
 def _package(name: str) -> Any:

@@ -6,10 +6,10 @@ from wdlab.instruments.forecast import DecayProfile, decay_profile
 from wdlab.instruments.hessian import (
     Eigenvalues,
     hessian_eigenvalues,
-    hessian_trace,
     hessian_trace_exact,
     hessian_vector_product,
 )
+from wdlab.instruments.hutchinson import hessian_trace
 from wdlab.instruments.jacobians import Estimate, jacobian_norm, jacobian_norm_estimate
 from wdlab.instruments.metrics import (
     ClipCounts,

@@ -19,11 +19,11 @@ from wdlab.instruments.hessian import (
     Eigenvalues,
     Loss,
     hessian_eigenvalues,
-    hessian_trace,
     hessian_trace_exact,
     hessian_vector_product,
     mean_over,
 )
+from wdlab.instruments.hutchinson import hessian_trace
 from wdlab.instruments.jacobians import Estimate, jacobian_norm, jacobian_norm_estimate
 from wdlab.instruments.norms import Scalars, dot, norm
 from wdlab.rules import ALL, decay_scales, leaves_with_paths

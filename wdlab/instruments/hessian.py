@@ -1,4 +1,4 @@
-"""The Hessian of a loss, by products with vectors: trace and top eigenvalues.
+"""The Hessian of a loss, by products with vectors: exact trace and top eigenvalues.
 
 See :mod:`wdlab.instruments.curvature` for what a loss is, and its minibatches.
 """
@@ -13,9 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from wdlab._core.checks import check_choice, check_number
 from wdlab._core.dtypes import widen
-from wdlab.instruments.jacobians import Estimate, rademacher_like
 from wdlab.instruments.lanczos import lanczos
-from wdlab.instruments.norms import dot
 
 PyTree = Any
 Loss = Callable[..., jax.Array]
@@ -55,85 +53,6 @@ def hessian_vector_product(
         return jax.jvp(jax.grad(lambda p: loss(p, *batch)), (params,), (vector,))[1]
 
     return mean_over(product, batches)
-
-
-def hessian_trace(
-    loss: Loss,
-    params: PyTree,
-    key: jax.Array,
-    batches: PyTree | None = None,
-    *,
-    tolerance: float = 1e-3,
-    min_probes: int = 10,
-    max_probes: int = 100,
-    probes_at_once: int = 1,
-) -> Estimate:
-    r"""Hutchinson's estimate of the Hessian's trace: the mean of :math:`v^T \nabla^2 L\, v`.
-
-    The entries of v are +1 or -1. It stops when new probes change the mean by less than
-    ``tolerance`` of its value, as PyHessian does, or at ``max_probes``.
-
-    Args:
-      loss: See the module's docstring.
-      params: Pytree of float arrays.
-      key: Random key of the probes.
-      batches: None, or minibatches along the leading axis.
-      tolerance: Smallest relative change of the mean to go on for, >= 0.
-      min_probes: Probes before the first look at the change, >= 2: two probes that agree by chance
-        (PyHessian stops there) have no error bar.
-      max_probes: Probes at most, >= ``min_probes``; rounded up to a multiple of the next.
-      probes_at_once: Probes in one vectorized product, >= 1: faster, and as many times the memory.
-
-    Returns:
-      The trace, its standard error and the number of probes.
-
-    >>> loss = lambda w: 3 * w[0] ** 2 + w[1] ** 2
-    >>> trace = hessian_trace(loss, jnp.ones(2), jax.random.key(0))
-    >>> float(trace.value), float(trace.standard_error), int(trace.probes)
-    (8.0, 0.0, 10)
-
-    Source: Hutchinson 1990; Yao et al. 2020, arXiv 1912.07145 (PyHessian), for the stopping rule.
-    """
-    check_number("tolerance", tolerance)
-    check_number("min_probes", min_probes, low=2)
-    check_number("max_probes", max_probes, low=min_probes)
-    check_number("probes_at_once", probes_at_once, low=1)
-    return _trace(loss, params, key, batches, tolerance, min_probes, max_probes, probes_at_once)
-
-
-@partial(jax.jit, static_argnums=(0, 7))
-def _trace(loss, params, key, batches, tolerance, min_probes, max_probes, chunk) -> Estimate:
-    params = widen(params)
-
-    def quadratic_forms(chunk_key: jax.Array) -> jax.Array:
-        keys = jax.random.split(chunk_key, chunk)
-
-        def forms(*batch: Any) -> jax.Array:
-            def form(probe_key: jax.Array) -> jax.Array:
-                v = rademacher_like(params, probe_key)
-                gradient = jax.grad(lambda p: loss(p, *batch))
-                return dot(v, jax.jvp(gradient, (params,), (v,))[1])
-
-            return jax.vmap(form)(keys)
-
-        return mean_over(forms, batches)
-
-    def goes_on(carry: tuple) -> jax.Array:
-        count, _, _, change = carry
-        return (count < max_probes) & ((count < min_probes) | (change >= tolerance))
-
-    def add(carry: tuple) -> tuple:
-        count, mean, squares, _ = carry
-        x = quadratic_forms(jax.random.fold_in(key, count))
-        total, new = count + chunk, jnp.mean(x)
-        merged = mean + (new - mean) * chunk / total
-        squares += jnp.sum(jnp.square(x - new)) + jnp.square(new - mean) * count * chunk / total
-        return total, merged, squares, jnp.abs(merged - mean) / (jnp.abs(mean) + 1e-6)
-
-    zero = jnp.zeros_like(dot(params, params))
-    start = (jnp.zeros([], jnp.int32), zero, zero, zero)
-    count, mean, squares, _ = jax.lax.while_loop(goes_on, add, start)
-    return Estimate(mean, jnp.sqrt(squares / (count * (count - 1))), count)
 
 
 @partial(jax.jit, static_argnums=0, static_argnames="probes_at_once")

@@ -4,6 +4,8 @@ import contextlib
 import functools
 import logging
 import os
+import sys
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -11,6 +13,8 @@ from etils import epath
 
 from wdlab.training.kept_steps import KeptSteps
 from wdlab.training.orbax_io import CheckpointError, reason
+
+_LOGGERS = ("absl", "asyncio")  # Where Orbax and its coroutines tell of errors.
 
 
 class Manager:
@@ -36,9 +40,11 @@ class Manager:
             create=not read_only,
         )
         stop_metrics_leak()
+        leave_out_late_writes()
         self._start = functools.partial(ocp.CheckpointManager, directory, options=options)
         self._quiet = _OrbaxErrors()
-        logging.getLogger("absl").addFilter(self._quiet)
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(self._quiet)
         self._orbax = self._start()
         self._saving: int | None = None
 
@@ -78,7 +84,8 @@ class Manager:
         try:
             self._orbax.close()
         finally:
-            logging.getLogger("absl").removeFilter(self._quiet)
+            for name in _LOGGERS:
+                logging.getLogger(name).removeFilter(self._quiet)
 
     def _unsaved(self, error: Exception) -> CheckpointError:
         """Puts Orbax in order: it forgets steps that are there, and raises old errors again."""
@@ -100,7 +107,28 @@ class _OrbaxErrors(logging.Filter):
     """Keeps out of the log the tracebacks of errors that the caller gets as exceptions."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno < logging.ERROR or "orbax" not in record.pathname
+        told = record.pathname + record.getMessage()  # asyncio's names the coroutine and its file.
+        return record.levelno < logging.ERROR or "orbax" not in told
+
+
+def leave_out_late_writes() -> None:
+    """Keeps "Event loop is closed" off the screen, once for each write after a save has failed.
+
+    Orbax closes the event loop at the first write that fails, and TensorStore reports the others
+    to it: each time Python prints a traceback that no one can catch. The error itself is raised.
+
+    >>> leave_out_late_writes()
+    """
+    shown = sys.unraisablehook
+    if getattr(shown, "_late_writes", False):
+        return
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            shown(unraisable)
+
+    hook._late_writes = True  # pyrefly: ignore[missing-attribute]
+    sys.unraisablehook = hook
 
 
 def stop_metrics_leak() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import wdlab
-from examples.gpt import model, optim, start
+from examples.gpt import model, optim, start_from
 from examples.gpt.flags import parse
 from examples.gpt.train import main
 from examples.runs import records
@@ -34,7 +34,7 @@ def small_config(line):
     """The settings of a line with a small model's sizes, from step 10,000 on where it goes on."""
     _, config = parse(shlex.split(line))
     if config.init_from == "resume":
-        config = start.continued(config, 10_000)
+        config = start_from.continued(config, 10_000)
     return dataclasses.replace(config, n_layer=1, n_head=2, n_embd=8, block_size=8)
 
 
@@ -169,16 +169,16 @@ def different_lines():
 
 @pytest.mark.parametrize("line", different_lines())
 def test_a_line_trains(line, data_dir, tmp_path, monkeypatch, request):
-    monkeypatch.setattr("examples.gpt.train.save_plot", lambda *_: None)  # A third of the time.
+    monkeypatch.setattr("examples.runs.run.save_curves", lambda *_: None)  # A third of the time.
     monkeypatch.chdir(tmp_path)
     argv = [*shlex.split(line), *SMALL, "--max_iters", "2", f"--data_dir={data_dir}"]
     first = 0
     if "--ckpt_path" in line:
         argv, first = [*argv, f"--ckpt_path={request.getfixturevalue('source')}"], 3
     assert main(argv) == 0
-    (config_file,) = tmp_path.glob("*/*/config.json")
+    (config_file,) = tmp_path.glob("**/config.json")
     _, config = parse(argv)
-    parent = "models" if "--out_dir=models" in line else "out"
+    parent = "models" if "--out_dir=models" in line else "out/gpt"
     assert config_file.parent == tmp_path / parent / (
         config.wandb_run_name or "train_shakespeare_char"
     )

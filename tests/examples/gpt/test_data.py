@@ -7,6 +7,7 @@ import json
 import pickle
 import tarfile
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -95,7 +96,8 @@ def test_openwebtext_is_read_from_tars_in_a_tar(tmp_path, server, monkeypatch, c
     folder, address = server
     (folder / "owt.tar").write_bytes(tar_of_tars([["first one", "second"], ["third"]]))
     sha256 = hashlib.sha256((folder / "owt.tar").read_bytes()).hexdigest()
-    monkeypatch.setattr(corpora, "_byte_pairs", lambda: lambda text: [ord(c) for c in text])
+    pairs = types.SimpleNamespace(encode_ordinary=lambda text: [ord(c) for c in text])
+    monkeypatch.setattr(corpora, "byte_pairs", lambda: pairs)
     monkeypatch.setattr(corpora, "VALIDATION_EVERY", 3)
     command = ["openwebtext", "--url", f"{address}/owt.tar", "--sha256", sha256]
     assert prepare(tmp_path, *command) == 0

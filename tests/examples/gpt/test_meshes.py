@@ -14,7 +14,7 @@ import pytest
 
 from examples.benchmarks import scaling
 from examples.gpt import data as data_lib
-from examples.gpt import start
+from examples.gpt import start_from
 from examples.gpt.flags import parse
 from examples.gpt.train import main
 from examples.gpt.trainer import Trainer
@@ -24,7 +24,7 @@ from examples.runs import hlo, launch, processes
 from examples.runs.errors import UserError
 from examples.runs.mesh import Layout, along_batch, make_mesh
 from examples.runs.records import read
-from examples.runs.share import bytes_told
+from examples.runs.run_dir import settings_of
 from wdlab.training import Checkpoints
 
 ROOT = Path(__file__).parents[3]
@@ -36,14 +36,14 @@ RUN = shlex.split(  # No bias: the keys' has no gradient but rounding, which Ada
 
 
 def trainer_of(*flags):
-    return Trainer(start.find(parse([*RUN, *flags])[1], Path("no such run")))
+    return Trainer(start_from.find(parse([*RUN, *flags])[1], Path("no such run")))
 
 
 def weights(trainer, folder):
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        restored = checkpoints.restore(trainer.state.arrays(), check_settings=False)
+        restored = checkpoints.restore(trainer.state, check_settings=False)
     assert restored.step == 5
-    return jax.device_get(jax.tree.leaves(restored.state["params"]))
+    return jax.device_get(jax.tree.leaves(restored.state.params))
 
 
 def losses(folder):
@@ -60,8 +60,9 @@ def test_two_processes_train_as_one_and_one_goes_on_with_theirs(tmp_path, capsys
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 x cpu (data 1 x fsdp 2, 2 processes)" in done.stdout
     assert done.stdout.count("step 3: train loss") == 1  # One log.
+    shared = settings_of(two)["state_bytes"]
     assert main([*RUN, "--max_iters=5", f"--out_dir={one}"]) == 0
-    assert bytes_told(done.stdout) < 0.55 * bytes_told(capsys.readouterr().out)
+    assert shared < 0.55 * settings_of(one)["state_bytes"]
     assert main([*RUN, "--max_iters=5", "--resume", f"--out_dir={two}"]) == 0
     assert "resuming at step 3" in capsys.readouterr().out
     np.testing.assert_allclose(losses(two), losses(one), rtol=0, atol=1e-5)
@@ -121,18 +122,18 @@ def test_the_state_is_born_where_the_step_leaves_it():
     trainer = trainer_of("--mesh_data=2", "--mesh_fsdp=2")
 
     def where():
-        return [leaf.sharding for leaf in jax.tree.leaves(trainer.state.carry)]
+        return [leaf.sharding for leaf in jax.tree.leaves(trainer.state)]
 
     born = where()
     kernels = [
         leaf
-        for leaf in jax.tree.leaves((trainer.state.carry.params, trainer.state.carry.opt_state))
+        for leaf in jax.tree.leaves((trainer.state.params, trainer.state.opt_state))
         if leaf.size >= 2**14
     ]
     assert len(kernels) == 12  # Four kernels and their two moments.
     assert all(leaf.addressable_shards[0].data.size == leaf.size // 2 for leaf in kernels)
     for _ in range(2):
-        trainer._step()
+        trainer.call()
     assert where() == born
     assert trainer.train_step._cache_size() == 1
 

@@ -1,4 +1,4 @@
-"""Sampling with a cache against the whole forward pass for every token."""
+"""Sampling with a cache against the whole forward pass for every token; the command."""
 
 import dataclasses
 import functools
@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.gpt import model, sample
+from examples.gpt import generation, model, sample
 from tests.examples.gpt.test_blocks import GPT2, LLAMA, VOCAB, jit, random_params
 
 KEY = jax.random.key(3)
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def draw_plainly(config, params, prompt, count, temperature=1.0, top_k=None):
@@ -34,7 +35,7 @@ def draw(config, params, prompt, count, temperature=1.0, **options):
     graph = model.make_graph(config, VOCAB)
     options = {"vocabulary": VOCAB, "context": config.block_size} | options
     prompt = np.array(prompt, np.int32)
-    program = functools.partial(sample.draw, graph, count=count, **options)
+    program = functools.partial(generation.draw, graph, count=count, **options)
     return jit(program)(params, prompt, KEY, temperature).tolist()
 
 
@@ -70,3 +71,37 @@ def test_long_prompts_top_k_temperature_and_padded_vocabularies():
     assert found == draw_plainly(config, params, prompt, 30, temperature=3.0, top_k=2)
     options = {"vocabulary": 4, "top_k": 1000}  # More than there are.
     assert set(draw(config, params, prompt, count=50, temperature=1e3, **options)) == {0, 1, 2, 3}
+
+
+def test_the_command_goes_on_from_a_prompt_with_a_run_s_own_model(short_run, capsys):
+    assert sample.main([str(short_run), "--sample_tokens=20"]) == 0
+    assert capsys.readouterr().out == (short_run / "sample.txt").read_text("utf-8") + "\n"
+
+
+def test_the_command_takes_the_weights_prompt_and_seed_asked_for(short_run, monkeypatch, capsys):
+    def told(graph, params, data, config, prompt):
+        return f"{prompt} {float(params['wte']['embedding'].sum())} {config.random_seed}"
+
+    monkeypatch.setattr(sample, "generate", told)
+    for run in ("checkpoints/8", "checkpoints"):
+        for flags in ([], ["--ema"], ["--prompt=a"], ["--random_seed=1"]):
+            assert sample.main([str(short_run / run), *flags]) == 0
+    assert len({*capsys.readouterr().out.splitlines()}) == 8
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["no/run"], "RUN no/run does not exist: write the folder of a run"),
+        (["RUN", "--prompt=\N{SNOWMAN}"], "the model knows no token for it"),
+        (["RUN", "--temperature=0"], "--temperature must be positive"),
+        (["RUN", "--sample_tokens", "1" + 12 * "0"], "--sample_tokens must be at most 2147483647"),
+        (["RUN", "--tmeperature=1"], "did you mean --temperature"),
+    ],
+)
+def test_mistakes_are_one_line(short_run, capsys, flags, message):
+    argv = [str(short_run) if flag == "RUN" else flag for flag in flags]
+    assert sample.main(argv) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import struct
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +12,15 @@ import pytest
 
 from examples.gpt import model, train
 from examples.gpt.config import Config
-from examples.gpt.tensor_file import read_tensors
 from examples.gpt.weights import load_gpt2
 from examples.runs.errors import UserError
+from wdlab.from_torch import load_tensors
 
 V, P, D = 11, 6, 8  # Vocabulary, positions, width.
 GIVEN = {"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": D, "vocab_size": V}
 GIVEN |= {"n_positions": P, "activation_function": "gelu_new"}
 CONFIG = Config(block_size=P)
+pytest.importorskip("safetensors")
 
 
 def tensors():
@@ -64,7 +66,7 @@ def test_reads_every_dtype_even_from_odd_places(tmp_path):
     arrays = {"a": np.arange(3, dtype=np.float16), "b": np.array(7, np.int64)}
     arrays |= {"c": np.asarray(jnp.array([[1.5, -2]], jnp.bfloat16)), "d": np.zeros((0, 2), "f4")}
     write(tmp_path / "x.safetensors", arrays)
-    for name, found in read_tensors(tmp_path / "x.safetensors").items():
+    for name, found in load_tensors(tmp_path / "x.safetensors").items():
         assert found.dtype == arrays[name].dtype
         np.testing.assert_array_equal(found, arrays[name])
 
@@ -140,12 +142,16 @@ def test_weights_do_not_train_on_another_vocabulary(folder, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_and_damaged_files_are_named(folder):
+def test_missing_and_damaged_files_are_named(folder, monkeypatch):
     path = folder / "model.safetensors"
     whole = path.read_bytes()
     for damaged in (b"", b"\0" * 4, b"\xff" * 100, whole[:-1], whole[:100]):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"model.safetensors cannot be read as safetensors"):
+        with pytest.raises(UserError, match="model.safetensors' cannot be read as safetensors"):
+            load_gpt2(folder, CONFIG, vocab_size=V)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "safetensors", None)
+        with pytest.raises(UserError, match="this file needs safetensors: pip install safetensors"):
             load_gpt2(folder, CONFIG, vocab_size=V)
     path.rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"model.safetensors is missing \(pytorch_model.bin is a"):

@@ -12,6 +12,7 @@ import wdlab
 from examples.resnet import flow, model, optim, sharpness, train, trainer
 from examples.resnet.flags import parse
 from tests.examples.resnet import small_images
+from wdlab.instruments import Estimate
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 COMMON = "--batch_size 128 --momentum 0.0"
@@ -96,7 +97,7 @@ def different_commands():
 @pytest.mark.parametrize("command", different_commands())
 def test_a_command_runs(command, images, tmp_path, monkeypatch):
     """The trace itself, a compilation of half a minute, is in test_resnet_model.py."""
-    monkeypatch.setattr(sharpness.Sharpness, "trace", lambda *_: (1.0, 0.1, 10))
+    monkeypatch.setattr(sharpness.Sharpness, "trace", lambda *_: Estimate(1.0, 0.1, 10))
     program, *flags = shlex.split(command)
     main = {"train": train.main, "flow": flow.main}[program]
     assert main([*flags, *SMALL, f"--dataset={images}", f"--out_dir={tmp_path}"]) == 0

@@ -17,7 +17,7 @@ from examples.resnet.trainer import Trainer
 from examples.runs import hlo, processes
 from examples.runs.errors import UserError
 from examples.runs.records import read
-from examples.runs.share import bytes_told
+from examples.runs.run_dir import settings_of
 from tests.examples.resnet import small_images
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -64,14 +64,15 @@ def test_a_run_moves_between_meshes_and_stays_the_same(images, tmp_path, monkeyp
     one, moved = tmp_path / "one", tmp_path / "moved"
     argv = [*SMALL, f"--dataset={images}"]
     assert train.main([*argv, f"--out_dir={one}"]) == 0
-    advance = Trainer._advance
+    call = Trainer.call
 
-    def then_signal(self, display):
-        advance(self, display)
-        if self.step in (2, 5):
+    def then_signal(self):
+        numbers = call(self)
+        if self.begun in (2, 5):
             os.kill(os.getpid(), signal.SIGTERM)
+        return numbers
 
-    monkeypatch.setattr(Trainer, "_advance", then_signal)
+    monkeypatch.setattr(Trainer, "call", then_signal)
     for mesh in (TWO_BY_TWO, ["--mesh_data=4"], []):
         assert train.main([*argv, *mesh, "--resume", f"--out_dir={moved}"]) == 0
     shown = capsys.readouterr().out
@@ -97,11 +98,11 @@ def test_weights_average_and_momentum_are_born_split_and_stay_where_they_are(ima
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(four.state.stats))
     for trainer in (one, four):
         born = [leaf.sharding for leaf in jax.tree.leaves(trainer.state)]
-        steps = trainer.epochs._train_steps
+        steps = trainer.epochs.train_steps
         compiled = steps._cache_size()
         with trainer.layout.active():
             for i in range(2):
-                trainer.state, _, _ = trainer.epochs.advance((0.1, 0.1), trainer.state, 0, i)
+                trainer.state, _ = trainer.epochs.call((0.1, 0.1), trainer.state, i)
         assert [leaf.sharding for leaf in jax.tree.leaves(trainer.state)] == born
         assert steps._cache_size() <= compiled + 1
 
@@ -110,7 +111,7 @@ def test_only_weights_are_gathered(images):
     """Not the activations: each device computes its images from the first layer to the last."""
     trainer = Trainer(parse([*SMALL, f"--dataset={images}", *TWO_BY_TWO]))
     with trainer.layout.active():
-        program = trainer.epochs._train_steps.lower(
+        program = trainer.epochs.train_steps.lower(
             trainer.state, trainer.train_images, trainer.epochs.order(0), jax.random.key(0),
             (0.1, 0.1), 0, 1,
         ).compile()  # fmt: skip
@@ -138,7 +139,7 @@ def test_two_processes_train_as_one(tmp_path):
     assert "2 x cpu (data 1 x fsdp 2, 2 processes)" in done.stdout
     assert done.stdout.count("epoch 2: train loss") == 1  # One log.
     weights_and_average = 2 * 3 * 3 * 64**2 * 4
-    assert bytes_told(done.stdout) == weights_and_average / 2 + 4  # And a count.
+    assert settings_of(two)["state_bytes"] == weights_and_average / 2 + 4  # And a count.
     assert (two / "checkpoints/8").is_dir()
     assert train.main([*flags, f"--out_dir={one}"]) == 0
     check_same_rows(two, one)

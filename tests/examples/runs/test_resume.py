@@ -13,12 +13,11 @@ import pytest
 
 import wdlab
 from examples.gpt.flags import parse as parse_gpt
-from examples.gpt.start import Start
+from examples.gpt.start_from import Start
 from examples.gpt.trainer import Trainer as GPTTrainer
 from examples.resnet.flags import parse as parse_resnet
 from examples.resnet.trainer import Trainer as ResNetTrainer
 from examples.runs.display import Display
-from examples.runs.records import Records
 from wdlab.training import Checkpoints
 from wdlab.training.checksum import named_leaves
 
@@ -44,9 +43,16 @@ class StopAt(NamedTuple):
     exit_code = 0
 
     @property
-    def requested(self):
-        step = getattr(self.trainer, "step", None)  # The ResNet's; the GPT's is in its state.
-        return (self.trainer.state.step if step is None else step) >= self.step
+    def heard(self):
+        return self.trainer.begun >= self.step
+
+    requested = heard
+
+    def ask(self):
+        return 0
+
+    def hear(self, answer):
+        assert answer == 0
 
 
 def bits(tree):
@@ -62,14 +68,16 @@ def bits(tree):
 
 def train(trainer, folder, until, restore=True):
     """Goes on from what is in the folder, until after that step; the state's bits."""
-    with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
+    trainer.folder, trainer.display = folder, Display(0, STEPS, 1)
+    trainer.stop = StopAt(trainer, until)
+    with Checkpoints(folder / "checkpoints", keep=1) as trainer.checkpoints:
         if restore:
-            trainer.restore(checkpoints)
-        step = trainer.step if hasattr(trainer, "step") else trainer.state.step
-        records = Records(folder / "metrics.jsonl", step)
-        trainer.train(checkpoints, records, Display(0, STEPS, 1), StopAt(trainer, until))
-        records.close()
-    return bits(trainer.state.arrays() if hasattr(trainer.state, "arrays") else trainer.state)
+            trainer.restore()
+        trainer.resumed = True  # Also in the same process: its rows stay.
+        trainer.records = trainer.open_records()
+        trainer.train()
+        trainer.records.close()
+    return bits(trainer.state)
 
 
 def check_every_step(make_trainer, scratch):

@@ -1,30 +1,18 @@
 """Where a run starts from: nothing, its own last checkpoint, another run's, or GPT-2's weights."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
+from examples.runs import run_dir
 from examples.runs.errors import UserError
 
-from .config import Config, check
+from .config import Config
 from .model import Params
 from .weights import load_gpt2
 
-# What must be as it was for the weights to fit and to mean the same.
-MODEL = (
-    "block n_layer n_head n_kv_head n_embd n_inner block_size bias weight_tying learnable_ln gelu "
-    "norm_eps rope_theta lora_rank lora_alpha scan_layers opt_type"
-)
-# What may differ without a word: it says where things lie and how often they are looked at.
-_UNTOLD = (
-    "out_dir data_dir resume init_from ckpt_path eval_only wandb_run_name wandb_log wandb_project "
-    "eval_interval eval_examples log_interval keep_checkpoints sample_tokens temperature top_k "
-    "max_skipped_steps mesh_data mesh_fsdp distributed"
-)
 _WRITE = (
-    "write the folder of a run of this program, such as out/tiny, its checkpoints folder, or one "
-    "step in it, such as out/tiny/checkpoints/1000"
+    "write the folder of a run of this program, such as out/gpt/tiny, its checkpoints folder, or "
+    "one step in it, such as out/gpt/tiny/checkpoints/1000"
 )
 
 
@@ -53,11 +41,13 @@ def find(config: Config, folder: Path) -> Start:
     if config.init_from == "resume":
         if not (config.resume and has_checkpoints(folder)):
             return _from_run(config)
-        first = json.loads((folder / "config.json").read_text())["first_step"]
+        first = run_dir.settings_of(folder).get("first_step")
+        if first is None:
+            raise UserError(f"{folder / 'config.json'} does not say from which step the run began")
         return Start(continued(config, first), first)
     path = Path(config.ckpt_path or Path(config.data_dir) / config.init_from)
     config, params = load_gpt2(path, config)
-    check(config)
+    config.check()
     return Start(config, params=params, notes=(f"weights of {config.init_from} from {path}",))
 
 
@@ -73,13 +63,24 @@ def continued(config: Config, first: int) -> Config:
     return dataclasses.replace(config, max_iters=last, lr_decay_iters=ends)
 
 
+def checkpoint_of(run: str) -> Start:
+    """A run as its checkpoint has it, under its own settings.
+
+    Raises:
+      UserError: If there is none, or its settings are not there.
+    """
+    checkpoints, step = _locate(run, "RUN")
+    if not run_dir.settings_of(checkpoints.parent):
+        raise UserError(f"{checkpoints.parent / 'config.json'}, the run's settings, is not there")
+    config = _settings(checkpoints.parent, Config())
+    return Start(config, step, None, checkpoints, config)
+
+
 def _from_run(config: Config) -> Start:
-    checkpoints, step = _locate(config.ckpt_path)
-    if step is None:
-        step = max(int(p.name) for p in checkpoints.iterdir() if p.name.isdecimal())
-    source = _settings(checkpoints.parent / "config.json", config)
+    checkpoints, step = _locate(config.ckpt_path, "--ckpt_path")
+    source = _settings(checkpoints.parent, config)
     changes = _changes(source, config)
-    wrong = [text for name, text in changes.items() if name in MODEL.split()]
+    wrong = [changes[name] for name in Config.that_decide("weights") if name in changes]
     if wrong:
         raise UserError(
             f"--ckpt_path {config.ckpt_path} does not fit these flags: {', '.join(wrong)}; give "
@@ -87,44 +88,38 @@ def _from_run(config: Config) -> Start:
         )
     config = continued(config, step)
     notes = [f"going on from step {step} of {checkpoints}, to step {config.max_iters}"]
-    told = [text for name, text in changes.items() if name not in _UNTOLD.split()]
-    notes += [f"other settings than there: {', '.join(told)}"] if told else []
+    notes += [f"other settings than there: {', '.join(changes.values())}"] if changes else []
     return Start(config, step, None, checkpoints, source, tuple(notes))
 
 
-def _locate(path: str) -> tuple[Path, int | None]:
-    """The folder of the steps, and which one is meant (None: the newest)."""
+def _locate(path: str, what: str) -> tuple[Path, int]:
+    """The folder of the steps, and which one is meant: by default the newest."""
     folder = Path(path).absolute()
-    if has_checkpoints(folder):
-        return folder / "checkpoints", None
     if folder.is_dir():
         if folder.name.isdecimal():
             return folder.parent, int(folder.name)
-        if any(p.name.isdecimal() for p in folder.iterdir()):
-            return folder, None
+        for steps in (folder / "checkpoints", folder):
+            if numbers := [int(p.name) for p in steps.glob("*") if p.name.isdecimal()]:
+                return steps, max(numbers)
         found = "holds no checkpoint"
     elif path.endswith(".pt"):
         found = "is PyTorch's, which is not read here" if folder.exists() else "does not exist"
     else:
         found = "is no folder" if folder.exists() else "does not exist"
-    raise UserError(f"--ckpt_path {path} {found}: {_WRITE}")
+    raise UserError(f"{what} {path} {found}: {_WRITE}")
 
 
-def _settings(path: Path, config: Config) -> Config:
+def _settings(folder: Path, config: Config) -> Config:
     """The settings of the run that was saved; where they are not told, those of this one."""
-    try:
-        saved: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return config
-    known = {field.name for field in dataclasses.fields(Config)}
+    saved = run_dir.settings_of(folder)
+    known = {field.name for field in dataclasses.fields(Config)} - {"init_from"}  # The run's own.
     return dataclasses.replace(config, **{k: v for k, v in saved.items() if k in known})
 
 
 def _changes(source: Config, config: Config) -> dict[str, str]:
-    """Flag -> both of its values, for each flag that differs."""
-    there, here = dataclasses.asdict(source), dataclasses.asdict(config)
+    """Flag -> both of its values, for each flag that differs and decides numbers or weights."""
     return {
-        name: f"{name} is {there[name]} there, {here[name]} here"
-        for name in here
-        if there[name] != here[name]
+        name: f"{name} is {getattr(source, name)} there, {getattr(config, name)} here"
+        for name in Config.that_decide("numbers", "weights")
+        if getattr(source, name) != getattr(config, name)
     }
