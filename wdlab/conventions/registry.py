@@ -4,7 +4,7 @@
 
 The key is the system and its class as its users write them, the arguments are the original's own;
 ``weight_decay=`` is understood where the original calls it otherwise. What the original excludes
-from decay by default is the default of ``rules``. Each family has a module of its own.
+from decay by default is the default of ``rules``. Each family has a module in ``families``.
 """
 
 from typing import Any
@@ -13,41 +13,14 @@ import optax
 
 from wdlab._core.checks import named_errors
 from wdlab._core.names import nearest
-from wdlab.conventions import (
-    adafactors,
-    jax_codebases,
-    keras_family,
-    optax_family,
-    papers,
-    praxis,
-    timm_optim,
-    torch_optim,
-    torch_optim_adaptive,
-    torch_optim_plain,
-    torch_packages,
-    width_scaled,
-)
 from wdlab.conventions.convention import Convention
+from wdlab.conventions.families import FAMILIES
 from wdlab.schedules import ScalarOrSchedule
 
 __all__ = ["Convention", "build", "get", "names"]
 
 PyTree = Any
-_FAMILIES = (
-    adafactors,
-    jax_codebases,
-    keras_family,
-    optax_family,
-    papers,
-    praxis,
-    timm_optim,
-    torch_optim,
-    torch_optim_adaptive,
-    torch_optim_plain,
-    torch_packages,
-    width_scaled,
-)
-_REGISTRY = {known.name: known for family in _FAMILIES for known in family.CONVENTIONS}
+_REGISTRY = {known.name: known for family in FAMILIES for known in family.CONVENTIONS}
 
 
 def names() -> tuple[str, ...]:

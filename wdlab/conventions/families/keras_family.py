@@ -3,7 +3,7 @@
 import optax
 
 from wdlab.conventions.convention import REQUIRED, Convention, Request
-from wdlab.conventions.keras_arguments import BEFORE, REFUSED, with_keras_arguments
+from wdlab.conventions.families.keras_arguments import BEFORE, REFUSED, with_keras_arguments
 from wdlab.conventions.parts import rate_of, with_decay
 from wdlab.decay import decay_weights
 from wdlab.optimizers import adafactor, complete, scale_by_learning_rate
