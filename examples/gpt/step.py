@@ -13,7 +13,7 @@ from flax import nnx
 from flax.training.dynamic_scale import DynamicScale
 
 import wdlab
-from wdlab.instruments import metrics
+from wdlab import instruments
 from wdlab.training import skipped_steps
 
 from .config import Config
@@ -131,16 +131,16 @@ def make_train_step(
 def _gradient_metrics(grads: Any, log: jax.Array) -> Metrics:
     """Norms of the gradient of each layer and in all; the largest entry where ``log`` says so."""
     layers = layer_norms(grads)
-    largest = jax.lax.cond(log, metrics.largest_entry, lambda _: jnp.zeros(()), grads)
+    largest = jax.lax.cond(log, instruments.largest_entry, lambda _: jnp.zeros(()), grads)
     whole = jnp.sqrt(sum(norm**2 for norm in layers.values()))
     return {"grad_norm": whole, "largest_gradient": largest, "layers": layers}
 
 
 def layer_norms(tree: Params) -> Metrics:
     """The norm of each block and of each of the other modules: 'blocks/0', 'wte', 'ln_f', ..."""
-    blocks = metrics.leaf_norms({"blocks": tree["blocks"]}, depth=2)
+    blocks = instruments.leaf_norms({"blocks": tree["blocks"]}, depth=2)
     rest = {name: module for name, module in tree.items() if name != "blocks"}
-    return blocks | metrics.leaf_norms(rest, depth=1)
+    return blocks | instruments.leaf_norms(rest, depth=1)
 
 
 def make_evaluate(graph: nnx.GraphDef) -> Callable[..., tuple[jax.Array, jax.Array]]:
@@ -161,14 +161,14 @@ def make_weight_metrics(config: Config) -> Callable[[Params, Any, jax.Array], Me
     """
 
     def weight_metrics(params, opt_state, learning_rate):
-        kinds = metrics.decayed_norms(params, decay_rules(config))
-        groups = metrics.group_norms(params, GROUPS)
-        found = {"weight_norm": metrics.norm(params)}
+        kinds = instruments.decayed_norms(params, decay_rules(config))
+        groups = instruments.group_norms(params, GROUPS)
+        found = {"weight_norm": instruments.norm(params)}
         found |= {f"weight_norm_{kind}": value for kind, value in kinds.items()}
         found |= {f"weight_norm/{group}": value for group, value in groups.items()}
-        found["largest_weight"] = metrics.largest_entry(params)
+        found["largest_weight"] = instruments.largest_entry(params)
         if config.opt_type == "adam":
-            effective = metrics.effective_learning_rate(opt_state, learning_rate)
+            effective = instruments.effective_learning_rate(opt_state, learning_rate)
             found["effective_learning_rate"] = effective
         return found
 

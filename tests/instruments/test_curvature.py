@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from wdlab.instruments import curvature
+from wdlab import instruments
 from wdlab.instruments.jacobians import rademacher_like
 from wdlab.instruments.lanczos import lanczos
 
@@ -51,21 +51,21 @@ def dense(x64):
 def test_products_with_the_hessian(net, dense):
     params, batches = net
     vector = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size)).reshape(p.shape), params)
-    product = jax.jit(partial(curvature.hessian_vector_product, loss))
+    product = jax.jit(partial(instruments.hessian_vector_product, loss))
     expected = dense @ np.asarray(ravel_pytree(vector)[0])
     got = ravel_pytree(product(params, vector, batches))[0]
     np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-12)
 
 
 def test_exact_trace(net, dense):
-    got = curvature.hessian_trace_exact(loss, *net, probes_at_once=10)  # Of 54: a rest of 4.
+    got = instruments.hessian_trace_exact(loss, *net, probes_at_once=10)  # Of 54: a rest of 4.
     np.testing.assert_allclose(got, np.trace(dense), rtol=1e-12)
 
 
 def test_trace_is_within_its_error_bars_for_all_of_twenty_seeds(net, dense):
     keys = jax.random.split(jax.random.key(0), 20)
-    runs = [curvature.hessian_trace(loss, net[0], key, net[1]) for key in keys]
-    found = curvature.Estimate(*np.transpose(runs))
+    runs = [instruments.hessian_trace(loss, net[0], key, net[1]) for key in keys]
+    found = instruments.Estimate(*np.transpose(runs))
     errors = (found.value - np.trace(dense)) / found.standard_error
     assert np.all(np.abs(errors) < 4)
     assert 0.4 < np.std(errors) < 2.0  # The bars are neither too long nor too short.
@@ -84,7 +84,7 @@ def test_probes_at_once_and_a_tolerance_that_stops_in_one_program(x64):
         traces.append(1)
         return w @ matrix @ w / 2
 
-    trace = partial(curvature.hessian_trace, quadratic, jnp.ones(5), jax.random.key(1))
+    trace = partial(instruments.hessian_trace, quadratic, jnp.ones(5), jax.random.key(1))
     many = trace(tolerance=0.0, max_probes=90, probes_at_once=20)
     assert many.probes == 100  # Rounded up.
     assert abs(many.value - np.trace(matrix)) < 4 * many.standard_error
@@ -113,20 +113,20 @@ def test_the_loop_is_pyhessians(net, dense):
         probe_key = jax.random.split(jax.random.fold_in(key, n), 1)[0]
         return ravel_pytree(rademacher_like(net[0], probe_key))[0]
 
-    found = curvature.hessian_trace(loss, net[0], key, net[1], tolerance=1e-2, min_probes=2)
+    found = instruments.hessian_trace(loss, net[0], key, net[1], tolerance=1e-2, min_probes=2)
     expected = twin_of_trace(dense, np.asarray(probe(jnp.arange(100))), 1e-2)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_the_loop_on_the_host_is_the_same_and_can_be_stopped(net):
-    trace = partial(curvature.hessian_trace, loss, net[0], jax.random.key(3), net[1])
+    trace = partial(instruments.hessian_trace, loss, net[0], jax.random.key(3), net[1])
     asked = []
     found = trace(tolerance=1e-2, stopped=lambda: asked.append(1))
     np.testing.assert_allclose(found, trace(tolerance=1e-2), rtol=1e-9)
     stops = iter([False] * (len(asked) - 1) + [True])  # In the last probe, which is then left out.
     assert trace(tolerance=1e-2, stopped=lambda: next(stops)).probes == found.probes - 1
     whole = partial(
-        curvature.hessian_trace, lambda w: jnp.sum(w**3), jnp.ones(3), jax.random.key(0)
+        instruments.hessian_trace, lambda w: jnp.sum(w**3), jnp.ones(3), jax.random.key(0)
     )
     assert whole(stopped=lambda: False).value == whole().value == 18
 
@@ -136,7 +136,7 @@ def test_top_eigenvalues(which, net, dense):
     spectrum = np.linalg.eigvalsh(dense)
     order = np.argsort(-np.abs(spectrum) if which == "magnitude" else -spectrum)
     key = jax.random.key(0)
-    top = curvature.hessian_eigenvalues(loss, *net[:1], key, net[1], k=5, steps=40, which=which)
+    top = instruments.hessian_eigenvalues(loss, *net[:1], key, net[1], k=5, steps=40, which=which)
     np.testing.assert_allclose(top.values, spectrum[order[:5]], rtol=1e-6)
     assert np.all(top.error_bounds < 1e-6)
 
@@ -172,11 +172,11 @@ def test_jacobian_norm_and_its_estimate(net):
     rows = jax.jit(jax.vmap(jax.jacrev(outputs), (None, 0)))(params, examples)
     squares = sum(np.sum(np.square(leaf.reshape(21, -1)), 1) for leaf in jax.tree.leaves(rows))
     expected = np.mean(np.sqrt(squares))
-    exact = curvature.jacobian_norm(outputs, params, examples, examples_at_once=4)  # Of 21.
+    exact = instruments.jacobian_norm(outputs, params, examples, examples_at_once=4)  # Of 21.
     np.testing.assert_allclose(exact, expected, rtol=1e-12)
     keys = jax.random.split(jax.random.key(0), 20)
-    runs = [curvature.jacobian_norm_estimate(outputs, params, examples, key) for key in keys]
-    found = curvature.Estimate(*np.transpose(runs))
+    runs = [instruments.jacobian_norm_estimate(outputs, params, examples, key) for key in keys]
+    found = instruments.Estimate(*np.transpose(runs))
     errors = (found.value - expected) / found.standard_error
     assert np.all(np.abs(errors) < 4)
     assert 0.4 < np.std(errors) < 2.0
@@ -196,32 +196,32 @@ def test_scale_invariance_is_seen_and_its_absence_too():
         kernel = params["kernel"] / jnp.linalg.norm(params["kernel"], axis=0)
         return jnp.mean(jnp.square(jnp.tanh(x_BxD @ kernel + params["bias"]) - 0.5))
 
-    cosines = curvature.gradient_weight_cosines(normalized, params, batches)
+    cosines = instruments.gradient_weight_cosines(normalized, params, batches)
     grads = np.mean(jax.jit(jax.vmap(jax.grad(normalized), (None, 0)))(params, batches)["bias"], 0)
     bias = np.asarray(params["bias"])
     expected = abs(grads @ bias) / np.linalg.norm(grads) / np.linalg.norm(bias)
     np.testing.assert_allclose(cosines["bias"], expected, rtol=1e-5)
     assert cosines["kernel"] < 1e-5
-    assert curvature.rescaling_error(
+    assert instruments.rescaling_error(
         normalized, params, batches, rules={"kernel": 1, "bias": 0}
     ) < (1e-6)
     tripled = jax.tree.map(lambda p: 3 * p, params)
     values = jax.jit(jax.vmap(normalized, (None, 0)))
     change = np.mean(values(tripled, batches) - values(params, batches))
-    got = curvature.rescaling_error(normalized, params, batches)
+    got = instruments.rescaling_error(normalized, params, batches)
     np.testing.assert_allclose(got, abs(change), rtol=1e-5)
 
 
 def test_a_zero_leaf_has_cosine_zero():
-    cosines = curvature.gradient_weight_cosines(lambda w: jnp.sum(w), jnp.zeros(3))
+    cosines = instruments.gradient_weight_cosines(lambda w: jnp.sum(w), jnp.zeros(3))
     assert list(cosines.values()) == [0.0]
 
 
 def test_sixteen_bit_parameters_are_taken_as_float32():
     params = {"w": jnp.ones(3, jnp.bfloat16)}
-    product = curvature.hessian_vector_product(lambda p: jnp.sum(p["w"] ** 3), params, params)
+    product = instruments.hessian_vector_product(lambda p: jnp.sum(p["w"] ** 3), params, params)
     assert product["w"].dtype == jnp.float32
-    trace = curvature.hessian_trace_exact(lambda p: jnp.sum(p["w"] ** 3), params)
+    trace = instruments.hessian_trace_exact(lambda p: jnp.sum(p["w"] ** 3), params)
     assert (float(trace), trace.dtype) == (18.0, jnp.float32)
 
 
@@ -235,10 +235,10 @@ def test_sixteen_bit_parameters_are_taken_as_float32():
 )
 def test_wrong_eigenvalue_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        curvature.hessian_eigenvalues(jnp.sum, jnp.ones(3), jax.random.key(0), **arguments)
+        instruments.hessian_eigenvalues(jnp.sum, jnp.ones(3), jax.random.key(0), **arguments)
 
 
 @pytest.mark.parametrize("bad", [{"min_probes": 1}, {"max_probes": 5}, {"tolerance": -1.0}])
 def test_wrong_trace_arguments_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
-        curvature.hessian_trace(jnp.sum, jnp.ones(3), jax.random.key(0), **bad)
+        instruments.hessian_trace(jnp.sum, jnp.ones(3), jax.random.key(0), **bad)

@@ -23,6 +23,13 @@ class _Required:
 
 
 REQUIRED = _Required()
+# What several systems say of their epsilon and their bias correction.
+OUTSIDE = "outside: sqrt(v / c2) + eps"
+OUTSIDE_ROOT = "outside: sqrt(v / c2 + eps_root) + eps"
+HAT = "hat: sqrt(v) + eps, before the correction"
+ADDED = "added to g**2"
+CORRECTED = "both moments, 1 - b**t"
+FACTORED_START = "none: b2_t = 1 - t**-0.8 starts at 0"
 # How the shrink of a step at the peak learning rate grows with that learning rate.
 _POWERS = {"schedule": 0, "constant": 0, "lr": 1, "lr2_over_peak": 1, "lr2": 2}
 # What says how an original runs and not what it computes.

@@ -17,8 +17,6 @@ from wdlab.conventions.convention import Convention
 from wdlab.conventions.families import FAMILIES
 from wdlab.schedules import ScalarOrSchedule
 
-__all__ = ["Convention", "build", "get", "names"]
-
 PyTree = Any
 _REGISTRY = {known.name: known for family in FAMILIES for known in family.CONVENTIONS}
 

@@ -16,30 +16,11 @@ import jax.numpy as jnp
 from wdlab._core.checks import check_number
 from wdlab._core.dtypes import widen
 from wdlab.instruments.hessian import (
-    Eigenvalues,
     Loss,
-    hessian_eigenvalues,
-    hessian_trace_exact,
-    hessian_vector_product,
     mean_over,
 )
-from wdlab.instruments.hutchinson import hessian_trace
-from wdlab.instruments.jacobians import Estimate, jacobian_norm, jacobian_norm_estimate
 from wdlab.instruments.norms import Scalars, dot, norm
 from wdlab.rules import ALL, decay_scales, leaves_with_paths
-
-__all__ = [
-    "Eigenvalues",
-    "Estimate",
-    "gradient_weight_cosines",
-    "hessian_eigenvalues",
-    "hessian_trace",
-    "hessian_trace_exact",
-    "hessian_vector_product",
-    "jacobian_norm",
-    "jacobian_norm_estimate",
-    "rescaling_error",
-]
 
 PyTree = Any
 

@@ -16,30 +16,11 @@ from jax.typing import ArrayLike
 from wdlab._core.dtypes import widen
 from wdlab.instruments.norms import (
     Scalars,
-    decayed_norms,
     dot,
-    group_norms,
-    largest_entry,
-    leaf_norms,
     norm,
-    rms,
 )
 from wdlab.preconditioners import NesterovAdamState, ScaleByAdamState, one_minus_power
 from wdlab.rules import leaves_with_paths
-
-__all__ = [
-    "ClipCounts",
-    "angular_update",
-    "angular_updates",
-    "decay_share",
-    "decayed_norms",
-    "effective_learning_rate",
-    "group_norms",
-    "largest_entry",
-    "leaf_norms",
-    "norm",
-    "rms",
-]
 
 PyTree = Any
 _ADAM_STATES = (

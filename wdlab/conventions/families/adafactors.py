@@ -5,12 +5,11 @@ from typing import Any
 
 import optax
 
-from wdlab.conventions.convention import Convention, Request
+from wdlab.conventions.convention import ADDED, FACTORED_START, Convention, Request
 from wdlab.conventions.parts import pair, product, rate_of, relative_or_given
 from wdlab.optimizers import adafactor
 from wdlab.schedules import relative_step, squared, value_at
 
-_NO_CORRECTION = "none: b2_t = 1 - t**-0.8 starts at 0"
 _STEP = "u = clip(g / sqrt(V)); "
 _SCALED_TRAPS = (
     "the decay is multiplied by the size of the leaf: with RMS 0.02 and lr 1e-2, 0.1 takes 2e-5 "
@@ -106,8 +105,8 @@ _FAIRSEQ = {
     ),
     "coupling": "parameter_scale",
     "order": "joint",
-    "epsilon": "added to g**2",
-    "bias_correction": _NO_CORRECTION,
+    "epsilon": ADDED,
+    "bias_correction": FACTORED_START,
     "defaults": {
         "eps": (1e-30, 1e-3),
         "clip_threshold": 1.0,
@@ -154,8 +153,8 @@ CONVENTIONS = (
         ),
         coupling="constant",
         order="joint",
-        epsilon="added to g**2",
-        bias_correction=_NO_CORRECTION,
+        epsilon=ADDED,
+        bias_correction=FACTORED_START,
         decay_argument="weight_decay_rate",
         defaults={
             "factored": True,
@@ -198,8 +197,8 @@ CONVENTIONS = (
         ),
         coupling="lr2",
         order="joint",
-        epsilon="added to g**2",
-        bias_correction=_NO_CORRECTION,
+        epsilon=ADDED,
+        bias_correction=FACTORED_START,
         learning_rate=1e-2,
         defaults={"weight_decay": 1.0, "beta1": 0.9, "decay_rate": 0.8},
         traps=(

@@ -5,13 +5,19 @@ from typing import Any
 
 import optax
 
-from wdlab.conventions.convention import REQUIRED, Convention, Request
+from wdlab.conventions.convention import (
+    ADDED,
+    CORRECTED,
+    OUTSIDE,
+    OUTSIDE_ROOT,
+    REQUIRED,
+    Convention,
+    Request,
+)
 from wdlab.conventions.parts import optax_adam, rate_of, with_decay
 from wdlab.optimizers import adafactor
 from wdlab.rules import BIG_VISION
 
-_CORRECTED = "both moments, 1 - b**t"
-_OUTSIDE = "outside: sqrt(v / c2 + eps_root) + eps"
 _ADAM = "m^ / (sqrt(v^) + eps)"
 
 
@@ -61,8 +67,8 @@ _AXLEARN = {
     "version": "axlearn 34aed43c",
     "source": "https://github.com/apple/axlearn/blob/main/axlearn/common/optimizers.py",
     "order": "joint",
-    "epsilon": "outside: sqrt(v / c2) + eps",
-    "bias_correction": _CORRECTED,
+    "epsilon": OUTSIDE,
+    "bias_correction": CORRECTED,
     "defaults": {
         "b1": REQUIRED,
         "b2": REQUIRED,
@@ -90,8 +96,8 @@ CONVENTIONS = (
         ),
         coupling="lr",
         order="joint",
-        epsilon="outside: sqrt(v / c2) + eps",
-        bias_correction=_CORRECTED,
+        epsilon=OUTSIDE,
+        bias_correction=CORRECTED,
         learning_rate=1.6e-3,
         defaults={
             "b1": 0.9,
@@ -130,8 +136,8 @@ CONVENTIONS = (
     Convention(
         name="big_vision.adam",
         equation=f"theta <- theta - eta_t (lr {_ADAM} + lambda s theta)",
-        epsilon=_OUTSIDE,
-        bias_correction=_CORRECTED,
+        epsilon=OUTSIDE_ROOT,
+        bias_correction=CORRECTED,
         defaults={
             "b1": 0.9,
             "b2": 0.999,
@@ -147,7 +153,7 @@ CONVENTIONS = (
     Convention(
         name="big_vision.adafactor",
         equation="theta <- theta - eta_t (lr ema(g / sqrt(V)) + lambda s theta)",
-        epsilon="added to g**2",
+        epsilon=ADDED,
         bias_correction="none: b2_t = min(0.999, 1 - t**-0.8) starts at 0",
         defaults={
             "min_dim_size_to_factor": 32,

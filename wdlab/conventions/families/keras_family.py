@@ -2,7 +2,15 @@
 
 import optax
 
-from wdlab.conventions.convention import REQUIRED, Convention, Request
+from wdlab.conventions.convention import (
+    ADDED,
+    CORRECTED,
+    FACTORED_START,
+    HAT,
+    REQUIRED,
+    Convention,
+    Request,
+)
 from wdlab.conventions.families.keras_arguments import BEFORE, REFUSED, with_keras_arguments
 from wdlab.conventions.parts import rate_of, with_decay
 from wdlab.decay import decay_weights
@@ -22,8 +30,6 @@ _TFA = (
 )
 _KERAS_VERSION = "keras 3.15.1"
 _TFA_VERSION = "tensorflow-addons d208d752"
-_HAT = "hat: sqrt(v) + eps, before the correction"
-_CORRECTED = "both moments, 1 - b**t"
 _HAT_STEP = "theta <- theta - lr_t sqrt(c2) / c1 m / (sqrt(v) + eps)"
 _DECAY_FIRST = "theta <- (1 - lr_t lambda s) theta; "
 _KERAS_TRAPS = (
@@ -96,8 +102,8 @@ CONVENTIONS = (
         equation=_DECAY_FIRST + _HAT_STEP,
         coupling="lr",
         order="before",
-        epsilon=_HAT,
-        bias_correction=_CORRECTED,
+        epsilon=HAT,
+        bias_correction=CORRECTED,
         learning_rate=1e-3,
         defaults={
             "weight_decay": 4e-3,
@@ -141,8 +147,8 @@ CONVENTIONS = (
         ),
         coupling="lr",
         order="before",
-        epsilon="added to g**2",
-        bias_correction="none: b2_t = 1 - t**-0.8 starts at 0",
+        epsilon=ADDED,
+        bias_correction=FACTORED_START,
         learning_rate=1e-3,
         defaults={
             "beta_2_decay": -0.8,
@@ -181,8 +187,8 @@ CONVENTIONS = (
         equation="theta <- (1 - lambda s) theta; " + _HAT_STEP,
         coupling="constant",
         order="before",
-        epsilon=_HAT,
-        bias_correction=_CORRECTED,
+        epsilon=HAT,
+        bias_correction=CORRECTED,
         learning_rate=1e-3,
         defaults={
             "weight_decay": REQUIRED,

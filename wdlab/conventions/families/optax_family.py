@@ -5,15 +5,20 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.checks import require_params
-from wdlab.conventions.convention import Convention, Request
+from wdlab.conventions.convention import (
+    ADDED,
+    CORRECTED,
+    FACTORED_START,
+    OUTSIDE_ROOT,
+    Convention,
+    Request,
+)
 from wdlab.conventions.parts import optax_adam, rate_of, with_decay
 from wdlab.decay import add_l2_gradient
 from wdlab.optimizers import adafactor, complete, scale_by_learning_rate
 from wdlab.preconditioners import scale_by_lion
 
 _OPTAX = "https://github.com/google-deepmind/optax/blob/v0.2.8/optax/_src/alias.py"
-_CORRECTED = "both moments, 1 - b**t"
-_OUTSIDE = "outside: sqrt(v / c2 + eps_root) + eps"
 _ADAM = "m^ / (sqrt(v^) + eps)"
 _NO_MASK = {
     "mask": "Write rules=(Rule(pattern, scale), ...); a callable mask gets updates, not params.",
@@ -80,8 +85,8 @@ CONVENTIONS = (
         equation=f"theta <- theta - lr_t ({_ADAM} + lambda s theta)",
         coupling="lr",
         order="joint",
-        epsilon=_OUTSIDE,
-        bias_correction=_CORRECTED,
+        epsilon=OUTSIDE_ROOT,
+        bias_correction=CORRECTED,
         defaults={
             "b1": 0.9,
             "b2": 0.999,
@@ -106,8 +111,8 @@ CONVENTIONS = (
         equation=("theta <- theta - lr_t max(1e-3, RMS theta) clip(g / sqrt(V)) - lambda s theta"),
         coupling="constant",
         order="joint",
-        epsilon="added to g**2",
-        bias_correction="none: b2_t = 1 - t**-0.8 starts at 0",
+        epsilon=ADDED,
+        bias_correction=FACTORED_START,
         decay_argument="weight_decay_rate",
         defaults={
             "min_dim_size_to_factor": 128,
@@ -147,8 +152,8 @@ CONVENTIONS = (
         equation=f"r = {_ADAM} + lambda s theta; theta <- theta - lr_t |theta| / |r| r",
         coupling="trust_ratio",
         order="in the trust ratio",
-        epsilon=_OUTSIDE,
-        bias_correction=_CORRECTED,
+        epsilon=OUTSIDE_ROOT,
+        bias_correction=CORRECTED,
         defaults={"b1": 0.9, "b2": 0.999, "eps": 1e-6, "eps_root": 0.0, "weight_decay": 0.0},
         refused=_NO_MASK,
         traps=(

@@ -7,7 +7,15 @@ from typing import Any
 import optax
 
 from wdlab._core.checks import check_number, is_zero
-from wdlab.conventions.convention import REQUIRED, Convention, Request
+from wdlab.conventions.convention import (
+    ADDED,
+    CORRECTED,
+    FACTORED_START,
+    OUTSIDE,
+    REQUIRED,
+    Convention,
+    Request,
+)
 from wdlab.conventions.parts import adam_direction, rate_of, with_decay
 from wdlab.decay import decay_weights
 from wdlab.optimizers import adafactor, complete, scale_by_learning_rate
@@ -15,8 +23,6 @@ from wdlab.preconditioners import momentum, scale_by_adam
 from wdlab.schedules import cosine_restarts, multiplier_of, relative_step, restarts_weight_decay
 
 _ADAMW = "Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101, {}"
-_CORRECTED = "both moments, 1 - b**t"
-_OUTSIDE = "outside: sqrt(v / c2) + eps"
 _PEAK_TRAP = (
     "lambda is multiplied by eta_t alone: torch.AdamW's number times the peak learning rate"
 )
@@ -108,8 +114,8 @@ CONVENTIONS = (
         equation="theta <- theta - eta_t (alpha m^ / (sqrt(v^) + eps) + lambda s theta)",
         coupling="schedule",
         order="joint",
-        epsilon=_OUTSIDE,
-        bias_correction=_CORRECTED,
+        epsilon=OUTSIDE,
+        bias_correction=CORRECTED,
         learning_rate=1e-3,
         defaults=_ADAM_DEFAULTS,
         traps=(_PEAK_TRAP,),
@@ -125,8 +131,8 @@ CONVENTIONS = (
         ),
         coupling="schedule",
         order="joint",
-        epsilon=_OUTSIDE,
-        bias_correction=_CORRECTED,
+        epsilon=OUTSIDE,
+        bias_correction=CORRECTED,
         learning_rate=1e-3,
         defaults={**_ADAM_DEFAULTS, "first_steps": REQUIRED, "factor": 1},
         required={"first_steps": "Write first_steps=, the updates in the first restart."},
@@ -145,8 +151,8 @@ CONVENTIONS = (
         equation=("theta <- theta - max(eps2, RMS theta) min(1e-2, 1 / sqrt t) clip(g / sqrt(V))"),
         coupling="none",
         order="none",
-        epsilon="added to g**2",
-        bias_correction="none: b2_t = 1 - t**-0.8 starts at 0",
+        epsilon=ADDED,
+        bias_correction=FACTORED_START,
         decay_argument=None,
         defaults={"eps1": 1e-30, "eps2": 1e-3, "d": 1.0, "decay_exponent": 0.8},
         traps=(
@@ -170,7 +176,7 @@ CONVENTIONS = (
         coupling="lr",
         order="before",
         epsilon="hat: sqrt(v) + eps; the algorithm itself has none, eps=0.0",
-        bias_correction=_CORRECTED,
+        bias_correction=CORRECTED,
         learning_rate=1e-3,
         defaults={"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
         traps=(

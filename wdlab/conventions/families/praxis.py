@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.dtypes import step_number
-from wdlab.conventions.convention import REQUIRED, Convention, Request
+from wdlab.conventions.convention import ADDED, REQUIRED, Convention, Request
 from wdlab.conventions.parts import rate_of, with_decay
 from wdlab.decay import decay_weights
 from wdlab.optimizers import complete, scale_by_learning_rate
@@ -120,7 +120,7 @@ CONVENTIONS = (
         equation=(_STEP + "m <- b1 m + (1 - b1) lr_t u; theta <- theta - m - lr_t lambda s theta"),
         coupling="lr",
         order="joint",
-        epsilon="added to g**2",
+        epsilon=ADDED,
         bias_correction="none with decay_method 'pow'; inside the rate with 'adam'",
         defaults={
             "weight_decay": None,

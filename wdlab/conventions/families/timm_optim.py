@@ -5,12 +5,10 @@ from typing import Any
 
 import optax
 
-from wdlab.conventions.convention import Convention, Request
+from wdlab.conventions.convention import CORRECTED, OUTSIDE, Convention, Request
 from wdlab.conventions.parts import adam_direction, caution, pair, torch_momentum, with_decay
 from wdlab.preconditioners import scale_by_lion, scale_by_nesterov_adam
 
-_CORRECTED = "both moments, 1 - b**t"
-_OUTSIDE = "outside: sqrt(v / c2) + eps"
 _FIRST = "theta <- (1 - w_t lambda s) theta, w_t = lr_t, or lr_t**2 / peak if corrected; "
 
 
@@ -56,8 +54,8 @@ CONVENTIONS = (
         name="timm.AdamW",
         source=_TIMM_SOURCE.format("adamw"),
         equation=_FIRST + "theta <- theta - lr_t (m / c1) / (sqrt(v / c2) + eps)",
-        epsilon=_OUTSIDE,
-        bias_correction=_CORRECTED,
+        epsilon=OUTSIDE,
+        bias_correction=CORRECTED,
         learning_rate=1e-3,
         defaults={
             "betas": (0.9, 0.999),
@@ -76,8 +74,8 @@ CONVENTIONS = (
         equation=(
             _FIRST + "theta <- theta - lr_t ((b1 m + (1 - b1) g) / c1) / (sqrt(v / c2) + eps)"
         ),
-        epsilon=_OUTSIDE,
-        bias_correction=f"{_CORRECTED}; the look-ahead by this step's too",
+        epsilon=OUTSIDE,
+        bias_correction=f"{CORRECTED}; the look-ahead by this step's too",
         learning_rate=1e-3,
         defaults={"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, **_CAUTIOUS},
         traps=(*_TIMM_TRAPS, "neither torch.NAdam (warming momentum) nor optax.nadamw"),

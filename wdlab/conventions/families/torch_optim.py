@@ -4,16 +4,14 @@ from typing import Any
 
 import optax
 
-from wdlab.conventions.convention import Convention, Request
+from wdlab.conventions.convention import CORRECTED, HAT, OUTSIDE, Convention, Request
 from wdlab.conventions.parts import adam_direction, with_decay
 
 _SOURCE = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/{}.py"
 _VERSION = "torch 2.13.0"
-_CORRECTED = "both moments, 1 - b**t"
-_OUTSIDE = "outside: sqrt(v / c2) + eps"
 _L2 = "g <- g + lambda s theta; "
 _SWITCH = "decoupled_weight_decay=True makes it theta <- (1 - lr_t lambda s) theta: one number, "
-_L2_TRAP = (
+L2_TRAP = (
     "weight_decay is an L2 gradient: the preconditioner divides it by the gradient's own size, so "
     "no decoupled number is equal to it"
 )
@@ -50,8 +48,8 @@ CONVENTIONS = (
         equation=_L2 + "theta <- theta - lr_t (m / c1) / (sqrt(v / c2) + eps)",
         coupling="l2",
         order="in the gradient",
-        epsilon=_OUTSIDE,
-        bias_correction=_CORRECTED,
+        epsilon=OUTSIDE,
+        bias_correction=CORRECTED,
         learning_rate=1e-3,
         defaults={
             "betas": (0.9, 0.999),
@@ -61,7 +59,7 @@ CONVENTIONS = (
             "maximize": False,
             "decoupled_weight_decay": False,
         },
-        traps=(_L2_TRAP, _SWITCH + "two meanings"),
+        traps=(L2_TRAP, _SWITCH + "two meanings"),
         make=_adam,
         coupling_of=_switched,
     ),
@@ -75,8 +73,8 @@ CONVENTIONS = (
         ),
         coupling="lr",
         order="before",
-        epsilon=_OUTSIDE,
-        bias_correction=_CORRECTED,
+        epsilon=OUTSIDE,
+        bias_correction=CORRECTED,
         learning_rate=1e-3,
         defaults={
             "betas": (0.9, 0.999),
@@ -102,7 +100,7 @@ CONVENTIONS = (
         ),
         coupling="l2",
         order="in the gradient",
-        epsilon=_OUTSIDE,
+        epsilon=OUTSIDE,
         bias_correction="v by 1 - b2**t, m by the product of its warming rates",
         learning_rate=2e-3,
         defaults={
@@ -114,7 +112,7 @@ CONVENTIONS = (
             "maximize": False,
         },
         traps=(
-            _L2_TRAP,
+            L2_TRAP,
             _SWITCH + "two meanings",
             "the momentum warms up; optax.nadam and timm's NAdamW keep it constant",
         ),
@@ -131,8 +129,8 @@ CONVENTIONS = (
         ),
         coupling="l2",
         order="in the gradient",
-        epsilon="hat: sqrt(v) + eps, before the correction",
-        bias_correction=_CORRECTED,
+        epsilon=HAT,
+        bias_correction=CORRECTED,
         learning_rate=1e-3,
         defaults={
             "betas": (0.9, 0.999),
@@ -142,7 +140,7 @@ CONVENTIONS = (
             "maximize": False,
         },
         traps=(
-            _L2_TRAP,
+            L2_TRAP,
             _SWITCH + "two meanings",
             "the threshold is 5, the paper's 4; in the unrectified first steps the decay is full",
         ),
@@ -160,7 +158,7 @@ CONVENTIONS = (
         bias_correction="m alone, 1 - b1**t",
         learning_rate=2e-3,
         defaults={"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "maximize": False},
-        traps=(_L2_TRAP,),
+        traps=(L2_TRAP,),
         make=_adamax,
     ),
 )

@@ -4,7 +4,8 @@ import optax
 
 from wdlab._core.checks import check_number
 from wdlab._core.dtypes import step_number
-from wdlab.conventions.convention import Convention, Request
+from wdlab.conventions.convention import FACTORED_START, Convention, Request
+from wdlab.conventions.families.torch_optim import L2_TRAP
 from wdlab.conventions.parts import maximized, pair, rate_of, with_decay
 from wdlab.optimizers import adafactor
 from wdlab.preconditioners import momentum, scale_by_adam
@@ -12,10 +13,6 @@ from wdlab.preconditioners import momentum, scale_by_adam
 _SOURCE = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/{}.py"
 _VERSION = "torch 2.13.0"
 _L2 = "g <- g + lambda s theta; "
-_L2_TRAP = (
-    "weight_decay is an L2 gradient: the preconditioner divides it by the gradient's own size, so "
-    "no decoupled number is equal to it"
-)
 
 
 def _adagrad(request: Request) -> optax.GradientTransformation:
@@ -85,7 +82,7 @@ CONVENTIONS = (
         coupling="lr",
         order="before",
         epsilon="clamped: mean R at least eps1, V at least eps1**2; None is the machine epsilon",
-        bias_correction="none: b2_t = 1 - t**-0.8 starts at 0",
+        bias_correction=FACTORED_START,
         learning_rate=1e-2,
         defaults={
             "beta2_decay": -0.8,
@@ -120,7 +117,7 @@ CONVENTIONS = (
             "eps": 1e-10,
             "maximize": False,
         },
-        traps=(_L2_TRAP, "the sum starts at 0; in Optax and Keras at 0.1"),
+        traps=(L2_TRAP, "the sum starts at 0; in Optax and Keras at 0.1"),
         make=_adagrad,
     ),
     Convention(
@@ -136,7 +133,7 @@ CONVENTIONS = (
         epsilon="inside both roots",
         learning_rate=1.0,
         defaults={"rho": 0.9, "eps": 1e-6, "weight_decay": 0.0, "maximize": False},
-        traps=(_L2_TRAP, "the default learning rate is 1"),
+        traps=(L2_TRAP, "the default learning rate is 1"),
         make=_adadelta,
     ),
     Convention(
@@ -156,7 +153,7 @@ CONVENTIONS = (
             "centered": False,
             "maximize": False,
         },
-        traps=(_L2_TRAP,),
+        traps=(L2_TRAP,),
         make=_rmsprop,
     ),
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 import optax
 
-from wdlab.conventions.convention import Convention, Request
+from wdlab.conventions.convention import CORRECTED, HAT, OUTSIDE, Convention, Request
 from wdlab.conventions.parts import (
     adam_direction,
     maximized,
@@ -22,9 +22,6 @@ from wdlab.schedules import multiplier_of
 _COMPOSER = (
     "https://github.com/mosaicml/composer/blob/main/composer/optim/decoupled_weight_decay.py"
 )
-_CORRECTED = "both moments, 1 - b**t"
-_OUTSIDE = "outside: sqrt(v / c2) + eps"
-_HAT = "hat: sqrt(v) + eps, before the correction"
 _ADAM = "theta - lr_t (m / c1) / (sqrt(v / c2) + eps)"
 _BETAS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 
@@ -79,8 +76,8 @@ def _fused(name: str, version: str, source: str, mode: str, order: str, *traps: 
         equation=f"{step}; with {mode}=False L2, g <- g + lambda s theta",
         coupling="lr",
         order=order,
-        epsilon=_OUTSIDE,
-        bias_correction=f"{_CORRECTED}, unless bias_correction=False",
+        epsilon=OUTSIDE,
+        bias_correction=f"{CORRECTED}, unless bias_correction=False",
         learning_rate=1e-3,
         defaults={"bias_correction": True, **_BETAS, mode: True},
         refused={"amsgrad": "The original raises or ignores it."},
@@ -104,8 +101,8 @@ CONVENTIONS = (
         ),
         coupling="lr",
         order="after",
-        epsilon=_HAT,
-        bias_correction=f"{_CORRECTED}, unless correct_bias=False",
+        epsilon=HAT,
+        bias_correction=f"{CORRECTED}, unless correct_bias=False",
         learning_rate=1e-3,
         defaults={
             "betas": (0.9, 0.999),
@@ -130,8 +127,8 @@ CONVENTIONS = (
         ),
         coupling="lr",
         order="before",
-        epsilon=_HAT,
-        bias_correction=_CORRECTED,
+        epsilon=HAT,
+        bias_correction=CORRECTED,
         learning_rate=1e-3,
         defaults={**_BETAS, "amsgrad": False},
         traps=(
@@ -183,8 +180,8 @@ CONVENTIONS = (
         equation=f"theta <- (1 - eta_t lambda s) theta; theta <- {_ADAM}",
         coupling="schedule",
         order="before",
-        epsilon=_OUTSIDE,
-        bias_correction=_CORRECTED,
+        epsilon=OUTSIDE,
+        bias_correction=CORRECTED,
         learning_rate=1e-3,
         defaults={"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 1e-5, "amsgrad": False},
         traps=(

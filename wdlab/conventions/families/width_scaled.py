@@ -5,7 +5,7 @@ from typing import Any
 import optax
 
 from wdlab._core.checks import check_number
-from wdlab.conventions.convention import REQUIRED, Convention, Request
+from wdlab.conventions.convention import CORRECTED, HAT, OUTSIDE, REQUIRED, Convention, Request
 from wdlab.conventions.parts import (
     adam_direction,
     maximized,
@@ -20,9 +20,6 @@ from wdlab.optimizers import complete, scale_by_learning_rate
 from wdlab.preconditioners import scale_by_adam
 from wdlab.rules import Rule
 from wdlab.schedules import squared
-
-_CORRECTED = "both moments, 1 - b**t"
-_OUTSIDE = "outside: sqrt(v / c2) + eps"
 
 
 def _mup_sgd(request: Request) -> optax.GradientTransformation:
@@ -121,8 +118,8 @@ CONVENTIONS = (
             "fan-in multiplier of a matrix, else 1"
         ),
         coupling="l2",
-        epsilon=_OUTSIDE,
-        bias_correction=_CORRECTED,
+        epsilon=OUTSIDE,
+        bias_correction=CORRECTED,
         defaults=_MUP_ADAM_DEFAULTS,
         traps=(*_MUP_TRAPS, "L2 under Adam, scaled by the width all the same"),
         make=_mup_adam,
@@ -136,8 +133,8 @@ CONVENTIONS = (
             "matrix, else 1"
         ),
         coupling="lr",
-        epsilon=_OUTSIDE,
-        bias_correction=_CORRECTED,
+        epsilon=OUTSIDE,
+        bias_correction=CORRECTED,
         defaults=_MUP_ADAM_DEFAULTS,
         traps=(
             *_MUP_TRAPS,
@@ -156,8 +153,8 @@ CONVENTIONS = (
         ),
         coupling="lr2",
         order="joint",
-        epsilon="hat: sqrt(v) + eps, before the correction",
-        bias_correction=_CORRECTED,
+        epsilon=HAT,
+        bias_correction=CORRECTED,
         learning_rate=8e-3,
         defaults={
             "adam_betas": (0.5, 0.95),
