@@ -222,3 +222,29 @@ def test_scales_come_from_params_and_not_from_updates():
     flat_updates = {"kernel": jnp.zeros((1,))}  # Another rank: it must not decide.
     updates, _ = tx.update(flat_updates, tx.init(params), params)
     np.testing.assert_array_equal(updates["kernel"], -2.0)
+
+
+def test_a_shrink_of_exactly_one_is_the_most_and_a_scale_of_zero_changes_no_bit():
+    zero = jnp.zeros(1)
+    tx = wdlab.decay_weights(1.0, rules=(Rule("a"), Rule("b", 0.0)))
+    params = {"a": jnp.array([3.0]), "b": jnp.array([jnp.nan])}
+    updates, _ = tx.update({"a": zero, "b": zero}, tx.init(params), params)
+    assert (updates["a"].item(), updates["b"].item()) == (-3.0, 0.0)
+    with pytest.raises(ValueError, match="flips their sign"):
+        wdlab.decay_weights(1.001)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda **k: wdlab.decay.decay_l1(0.5, **k), [0.0, 0.25]),  # 0.5 is k; 0.75 lies beside it.
+        (lambda **k: wdlab.decay.decay_huber(0.5, delta=1.0, **k), [0.0, 0.25]),
+        (lambda **k: wdlab.decay.decay_proximal(0.25, **k), [0.4, 0.6]),
+    ],
+    ids=["l1", "huber", "proximal"],
+)
+def test_a_penalty_without_a_multiplier_has_one_of_1(make, expected):
+    params, steps = jnp.ones(2), jnp.array([-0.5, -0.25])
+    for tx in (make(), make(multiplier=1.0)):
+        new = params + tx.update(steps, tx.init(params), params)[0]
+        np.testing.assert_allclose(new, expected, rtol=1e-6, atol=0)

@@ -98,3 +98,13 @@ def test_clipping_runs_under_vmap_and_grad():
     np.testing.assert_allclose(jax.vmap(clipped)(grads)[1], clipped(grads[1]), rtol=1e-6)
     through = jax.grad(lambda g: clipped(g)[0])(jnp.array([3.0, 4.0]))
     np.testing.assert_allclose(through @ jnp.array([3.0, 4.0]), 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1.0])
+def test_a_norm_equal_to_the_bound_changes_no_bit(eps):
+    grads = {"a": jnp.array([3.0, 4.0]) / 7}
+    bound = float(optax.tree.norm(grads) + eps)
+    tx = wdlab.clip_by_global_norm(bound, eps=eps)
+    chex.assert_trees_all_equal(tx.update(grads, tx.init(grads))[0], grads)
+    smaller = wdlab.clip_by_global_norm(bound * (1 - 1e-6), eps=eps)
+    assert (smaller.update(grads, smaller.init(grads))[0]["a"] < grads["a"]).all()

@@ -175,3 +175,15 @@ def test_nearest_path():
     paths = [path for path, _ in leaves_with_paths(GPT)]
     assert nearest_path("wpe/embeding", paths) == "wpe/embedding"
     assert nearest_path("anything", []) is None
+
+
+def test_one_entry_or_leaves_of_one_kind_say_what_they_mean():
+    vector, matrix = np.ones(2), np.ones((2, 2))
+    check_rules({"bias": vector}, (Rule(".*"),))
+    check_rules({"bias": vector, "kernel": matrix}, (Rule(".*", 0.0),))
+    check_rules({"bias": vector, "scale": vector}, (Rule("bias"), Rule(".*", 0.0)))
+    check_rules({"kernel": matrix, "w": matrix}, (Rule("w", 0.0), Rule(".*")))
+    two = {"bias": vector, "kernel": matrix}
+    for wrong in ((Rule("bias"), Rule(".*", 0.0)), (Rule("bias"), Rule(".*"))):
+        with pytest.raises(ValueError, match="Under these rules"):
+            check_rules(two, wrong)

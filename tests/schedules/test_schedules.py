@@ -93,3 +93,20 @@ def test_adafactors_schedules_carry_their_peaks():
     assert warmup.peak == pytest.approx(top, rel=1e-6)
     assert float(schedules.beta2_power(0.8, offset=100)(10)) == 0.0
     assert float(schedules.beta2_power(0.8, cap=0.999)(10**6)) == pytest.approx(0.999)
+
+
+@pytest.mark.parametrize(
+    ("make", "least"),
+    [
+        (lambda n: schedules.cosine(1.0, decay_steps=n), 1),
+        (lambda n: schedules.warmup_cosine(1.0, warmup_steps=3, decay_steps=n), 4),
+        (lambda n: schedules.warmup_linear(1.0, warmup_steps=3, decay_steps=n), 4),
+        (lambda n: schedules.warmup_cosine(1.0, warmup_steps=n, decay_steps=9), 0),
+        (lambda n: schedules.warmup_constant(1.0, warmup_steps=n), 1),
+        (lambda n: schedules.warmup_inverse_sqrt(1.0, warmup_steps=n), 1),
+    ],
+)
+def test_the_least_number_of_steps_is_taken_and_one_less_refused(make, least):
+    assert make(least)(10_000) >= 0
+    with pytest.raises(ValueError, match="steps must be a whole number"):
+        make(least - 1)

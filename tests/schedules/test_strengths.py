@@ -8,6 +8,7 @@ import pytest
 
 import wdlab
 from tests.twins import variants as twins
+from wdlab import schedules
 from wdlab.schedules import strengths
 
 REFUSED = {
@@ -104,3 +105,9 @@ def test_own_schedules_of_the_strength_work_in_the_optimizers(x64):
     t = np.minimum(np.arange(12), 10)
     values = 0.4 + (0.04 - 0.4) * (1 + np.cos(np.pi * t / 10)) / 2
     np.testing.assert_allclose(got, np.prod(1 - 0.5 * values), rtol=1e-12)
+
+
+def test_where_the_rate_is_zero_nothing_decays():
+    rate = schedules.warmup_linear(1e-3, warmup_steps=2, decay_steps=4)
+    decay = strengths.weight_decay_from_timescale(50.0, learning_rate=rate, hold="step")
+    np.testing.assert_allclose([decay(t) for t in (0, 1, 2, 4)], [0, 40, 20, 0], rtol=1e-6)
