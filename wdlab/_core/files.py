@@ -20,9 +20,12 @@ def replacing(path: Path) -> Iterator[Path]:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder) / "file"
     ...     with replacing(path) as part:
-    ...         _ = part.write_text("new")
+    ...         _ = part.write_text("old")
+    ...     with contextlib.suppress(OSError), replacing(path) as part:
+    ...         _ = part.write_text("half of the new")
+    ...         raise OSError("disk full")
     ...     path.read_text(), len(os.listdir(folder))
-    ('new', 1)
+    ('old', 1)
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")  # Of several processes each its own.
     try:
