@@ -79,7 +79,7 @@ def build(
     Raises:
       TypeError: For an argument that the original does not have, naming the nearest, or a missing
         one.
-      ValueError: For an unknown name or senseless numbers.
+      ValueError: For an unknown name or wrong numbers.
 
     >>> import jax.numpy as jnp
     >>> tx = build("torch.SGD", 0.5, momentum=0.9, weight_decay=0.25)

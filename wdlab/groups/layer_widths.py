@@ -119,9 +119,9 @@ def _check_same(
     name: str, shapes: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
 ) -> None:
     """Refuses two models whose leaves do not correspond."""
-    strangers = sorted(set(wanted) ^ set(shapes))
-    if strangers:
-        path = strangers[0]
+    unmatched = sorted(set(wanted) ^ set(shapes))
+    if unmatched:
+        path = unmatched[0]
         owner, other = ("target", shapes) if path in wanted else (name, wanted)
         raise ValueError(
             f"widths: {path!r} is in {owner} alone; the nearest path of the other is "

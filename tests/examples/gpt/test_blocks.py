@@ -183,6 +183,6 @@ def test_every_rule_takes_adapters_for_matrices_and_the_lora_groups_find_them():
         ({"n_inner": 0}, "--n_inner must be positive"),
     ],
 )
-def test_senseless_models_are_refused(change, message):
+def test_wrong_models_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         dataclasses.replace(LLAMA, **change).check()
