@@ -441,7 +441,8 @@ def test_a_script_that_ends_writes_what_it_saved_last(last_words, tmp_path):
 def test_a_script_that_ends_on_a_full_disk_says_so_in_a_line(tmp_path):
     done = run("c.save(1, state); c.wait(); limit(2**16); c.save(2, state)", tmp_path)
     assert done.stderr.startswith("error: step 2 could not be saved in ")
-    assert done.stderr.count("\n") == 1
+    # Rarely Orbax adds reports of its own: the interpreter is already taking its threads away.
+    assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32", "uint8", "complex64"])
