@@ -7,6 +7,7 @@ configurations.
 import dataclasses
 from typing import Any, Literal
 
+from examples.runs import conventions
 from examples.runs.errors import UserError
 from examples.runs.settings import (
     BELOW_ONE,
@@ -25,7 +26,7 @@ Coupling = Literal["schedule", "lr", "lr2", "constant", "l2"]
 InitFrom = Literal["scratch", "resume", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
 Rules = Literal[
     "substrings", "ALL", "NO_BIAS_OR_NORM", "KERNELS_ONLY", "MATRICES_ONLY", "BERT", "NANOGPT",
-    "MINGPT", "DEEPSPEED_CHAT", "BIG_VISION",
+    "MINGPT", "DEEPSPEED_CHAT", "BIG_VISION", "convention",
 ]  # fmt: skip
 
 
@@ -76,6 +77,8 @@ class Config(Settings):
     gradient_accumulation_steps: int = setting(16, POSITIVE)  # micro-batches per step
     max_iters: int = free(50_000, POSITIVE)  # steps; after init_from=resume, so many more
     opt_type: Literal["adam", "gd", "gdm"] = shape("adam")  # gd, gdm: torch's SGD (gdm: with beta1)
+    convention: str = shape("")  # another system's optimizer, such as torch.AdamW, for opt_type
+    convention_args: str = setting("")  # its own arguments: "betas=(0.9, 0.95), eps=1e-10"
     learning_rate: float = setting(6e-4, POSITIVE)  # the peak
     decay_lr: bool = True  # warm-up, then cosine to min_lr; otherwise constant
     warmup_iters: int = setting(2_000, NOT_NEGATIVE)  # steps from learning rate 0 to the peak
@@ -90,7 +93,8 @@ class Config(Settings):
     # Decay.
     weight_decay: float = setting(0.0, NOT_NEGATIVE)  # lambda; coupling says what multiplies it
     coupling: Coupling = "lr"  # of adam; gd and gdm decay as torch.optim.SGD does: l2
-    rules: Rules = "substrings"  # which parameters decay: a preset of wdlab.rules, or
+    # which parameters decay: a preset of wdlab.rules; what the convention itself exempts; or
+    rules: Rules = "substrings"
     wd_substrings_include: str = (
         "wte wpe mlp attn lm_head"  # those whose path contains one of these
     )
@@ -140,7 +144,8 @@ class Config(Settings):
         """What a run takes at the very least: large weights, their copies, one step's arrays."""
         blocks = self.n_layer * self.n_embd * (2 * self.n_embd + 2 * self.inner_width)
         weights = blocks + self.n_layer * self.lora_rank * self.n_embd
-        copies = 2 + 2 * (self.opt_type == "adam") + bool(self.ema_coef)  # With the gradient.
+        moments = 2 * (self.opt_type == "adam" and not self.convention)
+        copies = 2 + moments + bool(self.ema_coef)  # With the gradient.
         residuals = self.batch_size * self.block_size * self.n_embd * self.n_layer
         windows = self.batch_size * self.gradient_accumulation_steps + 2 * self.eval_examples
         return 4 * (weights * copies + residuals + windows * self.block_size)
@@ -164,6 +169,9 @@ class Config(Settings):
             )
         if self.dampening and self.opt_type != "gdm":
             raise UserError(f"--dampening {self.dampening} is of --opt_type gdm; set it to 0")
+        conventions.check(self.convention, self.convention_args)
+        if self.rules == conventions.OWN_RULES and not self.convention:
+            raise UserError("--rules convention needs --convention NAME")
         if self.l2_reg and self.weight_decay:
             raise UserError("--l2_reg and --weight_decay exclude each other: set one of them to 0")
 

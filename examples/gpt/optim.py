@@ -3,6 +3,7 @@
 import optax
 
 import wdlab
+from examples.runs import conventions
 from wdlab.preconditioners import momentum
 from wdlab.schedules import ScalarOrSchedule, Schedule, squared
 from wdlab.training import skip_nonfinite
@@ -34,12 +35,14 @@ def decay_rules(config: Config) -> tuple[wdlab.Rule, ...]:
     frozen = (wdlab.Rule(r"(?!.*/lora_[ab]/).*", 0.0),) if config.lora_rank else ()
     if config.rules == SUBSTRINGS:
         return frozen + wdlab.rules.containing(config.wd_substrings_include)
+    if config.rules == conventions.OWN_RULES:
+        return frozen + wdlab.conventions.get(config.convention).rules
     return frozen + getattr(wdlab.rules, config.rules)
 
 
 def is_decoupled(config: Config) -> bool:
     """Whether the decay is subtracted from the finished step (otherwise: L2, in the gradient)."""
-    return config.opt_type == "adam" and config.coupling != "l2"
+    return not config.convention and config.opt_type == "adam" and config.coupling != "l2"
 
 
 def decay_multiplier(config: Config) -> ScalarOrSchedule | None:
@@ -70,6 +73,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
     if config.grad_clip:  # As torch.nn.utils.clip_grad_norm_ does, with its 1e-6.
         clip = wdlab.clip_by_global_norm(config.grad_clip, eps=1e-6)
     decoupled = config.weight_decay if is_decoupled(config) else 0.0
+    if config.convention:
+        return skip_nonfinite(optax.chain(l2_penalty(config), clip, _convention(config)))
     if config.opt_type == "adam":
         optimizer = optax.adam(lr, b1=config.beta1, b2=config.beta2)
     elif config.opt_type == "gdm":
@@ -85,4 +90,16 @@ def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
             optimizer,
             wdlab.decay_weights(decoupled, multiplier=decay_multiplier(config), rules=rules),
         )
+    )
+
+
+def _convention(config: Config) -> optax.GradientTransformation:
+    """The optimizer of another system, its decay included."""
+    return conventions.build(
+        config.convention,
+        config.convention_args,
+        learning_rate(config),
+        config.weight_decay,
+        decay_rules(config),
+        config.learning_rate,
     )

@@ -167,7 +167,7 @@ def make_weight_metrics(config: Config) -> Callable[[Params, Any, jax.Array], Me
         found |= {f"weight_norm_{kind}": value for kind, value in kinds.items()}
         found |= {f"weight_norm/{group}": value for group, value in groups.items()}
         found["largest_weight"] = instruments.largest_entry(params)
-        if config.opt_type == "adam":
+        if config.opt_type == "adam" and not config.convention:
             effective = instruments.effective_learning_rate(opt_state, learning_rate)
             found["effective_learning_rate"] = effective
         return found

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 import wdlab
-from examples.runs import processes, run_dir
+from examples.runs import conventions, processes, run_dir
 from examples.runs.errors import Diverged, UserError
 from examples.runs.records import Records, Row
 from examples.runs.run import Run
@@ -220,6 +220,8 @@ class Trainer(Run):
         config, lines = self.config, []
         if config.l2_reg:
             lines.append(f"l2_reg {config.l2_reg}: 2 * l2_reg * w is added to the gradient")
+        if config.convention:
+            return [*lines, conventions.described(config.convention, config.weight_decay)]
         if not optim.is_decoupled(config):
             how = "is L2, added to the gradient before the optimizer"
             return [*lines, f"weight decay {config.weight_decay} {how}"]

@@ -7,6 +7,7 @@ Without a configuration's name the defaults are those scripts': ResNet-18 of wid
 import dataclasses
 from typing import Literal
 
+from examples.runs import conventions
 from examples.runs.errors import UserError
 from examples.runs.settings import (
     BELOW_ONE,
@@ -16,9 +17,10 @@ from examples.runs.settings import (
     Settings,
     free,
     setting,
+    shape,
 )
 
-Rules = Literal["ALL", "NO_BIAS_OR_NORM", "KERNELS_ONLY"]
+Rules = Literal["ALL", "NO_BIAS_OR_NORM", "KERNELS_ONLY", "convention"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +39,16 @@ class Config(Settings):
     batch_norm: bool = False  # BatchNorm; without it ResNets have GroupNorm, VGG has none
     scale_inv: bool = False  # BatchNorm without scale and bias, last layer frozen
 
-    # Optimization: SGD as in PyTorch.
+    # Optimization: SGD as in PyTorch, or what another system has.
+    convention: str = shape("")  # another system's optimizer, such as torch.AdamW, for SGD
+    convention_args: str = setting("")  # its own arguments: "betas=(0.9, 0.95), eps=1e-10"
     epochs: int = setting(100, POSITIVE)  # passes over the training data
     batch_size: int = setting(128, POSITIVE)  # images per step; a last partial batch is dropped
     lr: float = setting(0.03, POSITIVE)  # learning rate, until first_decay
     momentum: float = setting(0.9, BELOW_ONE)  # of the gradient, decay included
     wd: float = setting(0.0, NOT_NEGATIVE)  # weight decay: wd * w joins the gradient
-    rules: Rules = "ALL"  # which parameters decay: a preset of wdlab.rules
+    # which parameters decay: a preset of wdlab.rules, or what the convention itself exempts
+    rules: Rules = "ALL"
     first_decay: float = setting(0.5, FRACTION)  # share of the epochs after which lr is lr_flow
     lr_flow: float = setting(1e-4, POSITIVE)  # after first_decay, and of the gradient flow
     wd_gamma_decay: float = setting(1.0, NOT_NEGATIVE)  # factor of wd after first_decay
@@ -77,6 +82,9 @@ class Config(Settings):
         super().check()
         if self.batch_size == 1:
             raise UserError("--batch_size must be at least 2: one image has no variance")
+        conventions.check(self.convention, self.convention_args)
+        if self.rules == conventions.OWN_RULES and not self.convention:
+            raise UserError("--rules convention needs --convention NAME")
         if self.scale_inv:
             _check_scale_inv(self)
 

@@ -41,7 +41,7 @@ class Epochs:
         self._looped = jax.default_backend() != "cpu"
         self.train_steps = step.make_train_steps(
             graph,
-            optim.make_optimizer_of_rates(config.momentum, config.scale_inv, config.rules),
+            optim.make_optimizer_of_rates(config),
             config.ema,
             augmented=not config.no_data_augm,
             looped=self._looped,

@@ -1,7 +1,10 @@
 """The command line: ``python -m examples.resnet.train --model vgg16 --wd 0.008 ...``."""
 
+import dataclasses
 from collections.abc import Sequence
 
+from examples.runs import conventions
+from examples.runs.errors import UserError
 from examples.runs.flags import parse_configured
 
 from .config import CONFIGS, Config
@@ -22,4 +25,12 @@ def parse(argv: Sequence[str], prog: str = "examples.resnet.train") -> Config:
       >>> parse(["tiny", "--epochs=3"]).dataset
       'digits'
     """
-    return parse_configured(CONFIGS, argv, prog, "cifar10" if argv else "tiny")[1]
+    _, config, given = parse_configured(CONFIGS, argv, prog, "cifar10" if argv else "tiny")
+    if config.convention and "momentum" in given:
+        raise UserError(
+            f"--momentum and --convention exclude each other: {config.convention} has its own; "
+            "its arguments go into --convention_args"
+        )
+    if config.convention and "rules" not in given:
+        config = dataclasses.replace(config, rules=conventions.OWN_RULES)
+    return config

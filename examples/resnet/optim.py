@@ -1,5 +1,6 @@
 """The optimizer, written out so that the place of the decay term is visible."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -8,9 +9,10 @@ import optax
 from jax.typing import ArrayLike
 
 import wdlab
+from examples.runs import conventions
 from wdlab import Rule
 
-from .config import Config, Rules
+from .config import Config
 
 FROZEN = "head/.*"  # What scale_inv keeps as it was initialized.
 
@@ -18,6 +20,8 @@ FROZEN = "head/.*"  # What scale_inv keeps as it was initialized.
 def decay_rules(config: Config) -> tuple[Rule, ...]:
     """Which parameters decay: those of the preset, of those that are trained."""
     frozen = (Rule(FROZEN, 0.0),) if config.scale_inv else ()
+    if config.rules == conventions.OWN_RULES:
+        return frozen + wdlab.conventions.get(config.convention).rules
     return frozen + getattr(wdlab.rules, config.rules)
 
 
@@ -39,19 +43,30 @@ def rates(config: Config, epoch: int) -> tuple[float, float]:
     return config.lr_flow, config.wd * config.wd_gamma_decay
 
 
-@cache
-def make_optimizer_of_rates(
-    momentum: float, scale_inv: bool, rules: Rules
-) -> Callable[..., optax.GradientTransformation]:
+def make_optimizer_of_rates(config: Config) -> Callable[..., optax.GradientTransformation]:
     """``(lr, wd) -> make_optimizer``, the same function for all runs that share these settings."""
-    return partial(make_optimizer, Config(momentum=momentum, scale_inv=scale_inv, rules=rules))
+    decide = ("momentum", "scale_inv", "rules", "convention", "convention_args", "lr")
+    if not config.convention:
+        decide = decide[:3]
+    return _of_rates(dataclasses.replace(Config(), **{n: getattr(config, n) for n in decide}))
+
+
+@cache
+def _of_rates(config: Config) -> Callable[..., optax.GradientTransformation]:
+    return partial(make_optimizer, config)
 
 
 def make_optimizer(config: Config, lr: ArrayLike, wd: ArrayLike) -> optax.GradientTransformation:
-    """torch.optim.SGD: L2 into the gradient, momentum, learning rate; frozen layers stay."""
+    """torch.optim.SGD: L2 into the gradient, momentum, learning rate; frozen layers stay.
+
+    With ``convention`` that system's optimizer, for which ``config.lr`` is the peak.
+    """
     frozen = optax.identity()
     if config.scale_inv:
         frozen = wdlab.freeze((Rule(FROZEN), Rule(".*", 0.0)))
+    if config.convention:
+        name, words, rules = config.convention, config.convention_args, decay_rules(config)
+        return optax.chain(conventions.build(name, words, lr, wd, rules, config.lr), frozen)
     return optax.chain(
         wdlab.add_l2_gradient(wd, rules=decay_rules(config)),
         optax.sgd(lr, momentum=config.momentum or None),  # pyrefly: ignore  lr may be traced.

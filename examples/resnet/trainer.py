@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import wdlab
+from examples.runs import conventions
 from examples.runs.records import Row
 from examples.runs.run import Run
 
@@ -164,8 +165,13 @@ class Trainer(Run):
         """What decay means here, the model, the data."""
         config, data = self.config, self.data
         count = sum(p.size for p in jax.tree.leaves(self.state.params))
+        meaning = (
+            f"weight decay {config.wd} is L2: wd * w is added to the gradient, before the momentum"
+        )
+        if config.convention:
+            meaning = conventions.described(config.convention, config.wd)
         return [
-            f"weight decay {config.wd} is L2: wd * w is added to the gradient, before the momentum",
+            meaning,
             f"{config.model} of width {config.width}, {count:,} parameters, on {config.dataset}: "
             f"{len(data.x_train)} training and {len(data.x_test)} test images, "
             f"{data.n_classes} classes",

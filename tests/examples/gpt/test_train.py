@@ -400,6 +400,16 @@ def test_a_coupling_shrinks_a_weight_without_gradient_by_its_factor(coupling, sh
     assert not change["bias"].any()
 
 
+def test_a_convention_is_that_systems_optimizer_behind_the_clipping():
+    """Composer's AdamW by name and as a chain; at a constant rate eta_t is 1."""
+    chain = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(0.1, weight_decay=0))
+    twin = optax.chain(chain, wdlab.decay_weights(0.1))
+    named = {"convention": "composer.DecoupledAdamW", "convention_args": "betas=(0.9, 0.999)"}
+    assert_same(
+        run_optimizer(optimizer(**named, rules="convention", grad_clip=0.5)), run_optimizer(twin)
+    )
+
+
 def test_gdm_is_torch_sgd_with_l2_before_momentum():
     twin = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9))
     ours = optimizer(opt_type="gdm", grad_clip=0, rules="ALL")
@@ -457,6 +467,20 @@ BAD = {
     "average": (["tiny", "--ema_coef=1"], "--ema_coef must be in [0, 1), got 1.0"),
     "dampening": (["tiny", "--dampening=-1"], "--dampening must be in [0, 1), got -1.0"),
     "dampened Adam": (["tiny", "--dampening=0.1"], "--dampening 0.1 is of --opt_type gdm"),
+    "convention": (["tiny", "--convention=torch.Adamw"], "the nearest is 'torch.AdamW'"),
+    "its arguments": (
+        ["tiny", "--convention=torch.AdamW", "--convention_args", "beta=1"],
+        "--convention torch.AdamW: torch.AdamW has no argument 'beta'; the nearest is 'betas'",
+    ),
+    "half a call": (
+        ["tiny", "--convention=torch.AdamW", "--convention_args", "betas=("],
+        "--convention_args 'betas=(' are not keyword arguments of plain values",
+    ),
+    "its moments": (
+        ["tiny", "--convention=torch.AdamW", "--beta1=0.8"],
+        "--beta1 and --convention exclude each other",
+    ),
+    "no convention": (["tiny", "--rules=convention"], "--rules convention needs --convention NAME"),
     "skips": (["tiny", "--max_skipped_steps=0"], "--max_skipped_steps must be positive"),
     "path alone": (["tiny", "--ckpt_path=x"], "--ckpt_path needs --init_from resume"),
     "no checkpoint": (

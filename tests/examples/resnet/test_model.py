@@ -125,6 +125,16 @@ def test_the_frozen_layer_neither_moves_nor_decays():
     assert not any(jax.tree.leaves(scales["head"]))
 
 
+def test_a_convention_takes_the_place_of_sgd_and_leaves_the_frozen_layer():
+    named = {"convention": "torch.AdamW", "rules": "convention", "scale_inv": True}
+    config = Config(model="resnet_tiny", width=2, batch_norm=True, wd=0.1, **named)
+    params = {"stem": {"kernel": jnp.full((3, 2), 2.0)}, "head": {"kernel": jnp.ones((2, 2))}}
+    tx = optim.make_optimizer_of_rates(config)(jnp.float32(0.1), jnp.float32(0.5))
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(updates["stem"]["kernel"], -0.1 - 0.1 * 0.5 * 2, rtol=1e-5)
+    assert not updates["head"]["kernel"].any()
+
+
 def small_steps(**changes):
     config = dataclasses.replace(Config(model="linear", lr=0.1, momentum=0.5, wd=0.1), **changes)
     graph, params, stats = model.create(config, 10, 16, 0)
