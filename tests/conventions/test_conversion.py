@@ -18,6 +18,7 @@ CONVERTIBLE = [
     if conventions.get(name).power_for(conventions.get(name).defaults) is not None
     and name != "paper.AdamWR"  # Its number is per restart: see below.
 ]
+STEPS = 1000
 WHY_NOT = {
     "torch.Adam": "no number is equal",
     "torch.NAdam": "decoupled_weight_decay=True",
@@ -35,6 +36,11 @@ WHY_NOT = {
     "paper.Adafactor": "no weight decay",
 }
 THREE = ("torch.AdamW", "paper.AdamW", "palm.Adafactor")  # Powers 1, 0 and 2.
+# One convention of each power of the learning rate and factor, which is all that is converted by.
+KINDS = {
+    (known.power_for(known.defaults), known.factor_for(known.defaults)): known.name
+    for known in map(conventions.get, CONVERTIBLE)
+}.values()
 # Of schedules, those whose shrink follows it alike: equal over a run, not at the peak only.
 FOLLOWING = [n for n in CONVERTIBLE if conventions.get(n).coupling in ("schedule", "lr")]
 
@@ -53,7 +59,7 @@ def test_where_no_number_is_equal_the_reason_is_given(name):
 @pytest.mark.parametrize("weight_decay", [0.1, 0.01, 1e-4, 0.3, 0.05, 1 / 8])
 @pytest.mark.parametrize("learning_rate", [6e-4, 1e-3, 3e-4, 1.2e-4, 0.1])
 def test_round_trips_are_exact(weight_decay, learning_rate):
-    for source, target in itertools.permutations(CONVERTIBLE, 2):
+    for source, target in itertools.permutations(KINDS, 2):
         there = convert(weight_decay, learning_rate=learning_rate, source=source, target=target)
         back = convert(there, learning_rate=learning_rate, source=target, target=source)
         assert back == weight_decay, (source, target)
@@ -112,19 +118,27 @@ def test_the_learning_rate_is_that_of_the_peak():
         convert(-0.1, learning_rate=1e-3, **sides)
 
 
-def left_of_one(name, weight_decay, learning_rate, steps=1000):
+def left_of_one(name, weight_decay, learning_rate):
     """An undriven weight of 1 after a run of what is built, in float64."""
     arguments = {**contract.REQUIRED.get(name, {}), "weight_decay": weight_decay}
-    params = jax.tree.map(np.ones_like, contract.tree(0))
+    leaves = contract.ALL_LEAVES if name.startswith("mup.") else ("kernel",)  # Its widths' leaves.
+    params = jax.tree.map(np.ones_like, contract.tree(0, leaves))
     tx = conventions.build(name, learning_rate, rules=ALL, **arguments)
-    after = train(tx, params, [jax.tree.map(np.zeros_like, params)] * steps)
+    after = train(tx, params, [jax.tree.map(np.zeros_like, params)] * STEPS)
     return float(after["layer"]["kernel"][0, 0])
 
 
+@pytest.fixture(scope="module")
+def warmup_cosine():
+    """A schedule, and what is left of a weight by its definition at the shrinks of torch.AdamW."""
+    lr = schedules.warmup_cosine(6e-3, warmup_steps=100, decay_steps=STEPS)
+    with jax.enable_x64(True):
+        return lr, np.prod(1 - 0.1 * np.asarray(jax.vmap(lr)(np.arange(STEPS))))
+
+
 @pytest.mark.parametrize("name", FOLLOWING)
-def test_converted_decays_shrink_alike_over_a_run(x64, name):
-    lr = schedules.warmup_cosine(6e-3, warmup_steps=100, decay_steps=1000)
-    total = np.prod([1 - 0.1 * float(lr(t)) for t in range(1000)])
+def test_converted_decays_shrink_alike_over_a_run(x64, name, warmup_cosine):
+    lr, total = warmup_cosine
     decay = convert(0.1, learning_rate=lr, source="torch.AdamW", target=name)
     np.testing.assert_allclose(left_of_one(name, decay, lr), total, rtol=1e-12)
 
@@ -135,7 +149,7 @@ def test_the_others_shrink_alike_at_a_constant_rate(x64, name):
     if name == "modded_nanogpt.Adam":  # Undriven weights stay: it decays along with a step only.
         assert left_of_one(name, decay, 6e-3) == 1.0
         return
-    np.testing.assert_allclose(left_of_one(name, decay, 6e-3), (1 - 6e-4) ** 1000, rtol=1e-12)
+    np.testing.assert_allclose(left_of_one(name, decay, 6e-3), (1 - 6e-4) ** STEPS, rtol=1e-12)
 
 
 def test_the_comparison_tells_what_else_differs():

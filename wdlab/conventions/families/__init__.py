@@ -1,31 +1,9 @@
 """The conventions, a module for each family of systems: data, and what builds them."""
 
-from wdlab.conventions.families import (
-    adafactors,
-    jax_codebases,
-    keras_family,
-    optax_family,
-    papers,
-    praxis,
-    timm_optim,
-    torch_optim,
-    torch_optim_adaptive,
-    torch_optim_plain,
-    torch_packages,
-    width_scaled,
-)
+import importlib
+import pkgutil
 
-FAMILIES = (
-    adafactors,
-    jax_codebases,
-    keras_family,
-    optax_family,
-    papers,
-    praxis,
-    timm_optim,
-    torch_optim,
-    torch_optim_adaptive,
-    torch_optim_plain,
-    torch_packages,
-    width_scaled,
-)
+_MODULES = [
+    importlib.import_module(f"{__name__}.{each.name}") for each in pkgutil.iter_modules(__path__)
+]
+FAMILIES = [module for module in _MODULES if hasattr(module, "CONVENTIONS")]
