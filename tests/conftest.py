@@ -4,11 +4,13 @@ import os
 
 import jaxlib
 
-_FLAGS = "--xla_force_host_platform_device_count=8"
-# The older way to write a fusion compiles in half the time. Later versions have one way only.
-if [int(n) for n in jaxlib.__version__.split(".")[:2]] < [0, 11]:
-    _FLAGS += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-os.environ.setdefault("XLA_FLAGS", _FLAGS)
+# The older way to write fusions compiles in half the time; later versions have the newer one only.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8"
+    + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    * (int(jaxlib.__version__.split(".")[1]) < 11),
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
