@@ -52,6 +52,7 @@ KAPPAS = {
     "lr": LR,
     "lr2": lambda t: LR(t) ** 2,
     "lr2_over_peak": lambda t: LR(t) ** 2 / PEAK,
+    "proximal": LR,
     "parameter_scale": LR,
     "constant": lambda t: 1.0,
     "l2": lambda t: 1.0,
@@ -95,7 +96,7 @@ def convention(name):
 
     defaults = {**known.defaults, **arguments}
     coupling, rule = known.coupling_for(defaults), twins.decoupled
-    for key in (coupling, known.order, name):
+    for key in (known.order, coupling, name):
         rule = UNLIKE.get(key, rule)
     reads = name in ("optax.lamb", "torch.ASGD") or ("dafactor" in name and name not in ABSOLUTE)
     return Member(make, rule, KAPPAS.get(coupling, KAPPAS["lr"]), reads_params=reads)
@@ -109,6 +110,7 @@ REQUIRED = {
     "axlearn.adamw": {"b1": 0.9, "b2": 0.95, "eps": 1e-8},
     "axlearn.adamw_decoupled": {"b1": 0.9, "b2": 0.95, "eps": 1e-8},
     "praxis.sharded_adafactor": {"decay_method": "pow", "decay_pow": 0.8},
+    "mars.MARS": {"optimize_1d": True},  # One decay for all leaves.
     "paper.AdamWR": {"first_steps": 10},
     "tfa.AdamW": {"weight_decay": 1e-4},
     "tfa.SGDW": {"weight_decay": 1e-4},
@@ -123,6 +125,7 @@ UNLIKE = {
     "in the trust ratio": None,
     "keras.Adafactor": None,  # Its step measures the decayed weights.
     "modded_nanogpt.Adam": functools.partial(twins.cautious, ties="keep"),
+    "proximal": twins.proximal,
     "mup.MuSGD": None,  # By widths, which mu_sgd and mu_adam below test.
     "mup.MuAdam": None,
     "mup.MuAdamW": None,
@@ -243,6 +246,10 @@ OWN = {
         optimizers.inject_hyperparams(optimizers.adamw), "schedule"
     )._replace(reads_params=True),  # A decay of 0 may be set to another.
     "scale_by_adam": directed(preconditioners.scale_by_adam(amsgrad="raw", first_moment="nadam")),
+    "reduce_variance": directed(preconditioners.reduce_variance(0.5, first="plain")),
+    "scale_by_adan": directed(preconditioners.scale_by_adan()),
+    "scale_by_ademamix": directed(preconditioners.scale_by_ademamix(b3_warmup=9, alpha_warmup=5)),
+    "scale_by_adopt": directed(preconditioners.scale_by_adopt(clip_exponent=None)),
     "scale_by_nesterov_adam": directed(preconditioners.scale_by_nesterov_adam(0.9, 0.99, 1e-8)),
     "scale_by_lion": directed(preconditioners.scale_by_lion()),
     "scale_by_factored_rms": directed(preconditioners.scale_by_factored_rms(axes="last")),

@@ -1,5 +1,8 @@
 """How each convention is checked: live against its package, or against a float64 twin."""
 
+import jax.numpy as jnp
+import numpy as np
+
 LIVE = frozenset(
     {
         *(f"torch.{name}" for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adafactor")),
@@ -13,6 +16,17 @@ LIVE = frozenset(
         *(f"mup.{name}" for name in ("MuSGD", "MuAdam", "MuAdamW")),
     }
 )
+
+
+def _rising_to(value):
+    """A schedule of the authors' kind: linear in the number of updates before, then constant."""
+
+    def schedule(count):
+        least = np.minimum if isinstance(count, int) else jnp.minimum  # In double in the twin.
+        return value * least(0.5 + 0.01 * count, 1.0)
+
+    return schedule
+
 
 # Key -> arguments with which it is compared, beside the defaults and the decay.
 TWIN_VARIANTS = {
@@ -72,6 +86,21 @@ TWIN_VARIANTS = {
     "tfa.AdamW": [{}, {"amsgrad": True}],
     "tfa.SGDW": [{}, {"momentum": 0.9, "nesterov": True}],
     "bert.AdamWeightDecayOptimizer": [{}, {"beta_2": 0.95, "epsilon": 1e-3}],
+    "ademamix.AdEMAMix": [{}, {"alpha": 8.0, "beta3_warmup": 150, "alpha_warmup": 90}],
+    "ademamix.ademamix": [
+        {"eps_root": 1e-6},
+        {"b3_scheduler": _rising_to(0.9999), "alpha_scheduler": _rising_to(8.0)},
+    ],
+    "adan.Adan": [{}, {"no_prox": True, "max_grad_norm": 0.5, "betas": (0.9, 0.5, 0.95)}],
+    "adopt.ADOPT": [
+        {"betas": (0.9, 0.99)},
+        {"decouple": True, "clip_lambda": None, "maximize": True, "eps": 1e-2},
+    ],
+    "mars.MARS": [
+        {},
+        {"optimize_1d": True, "mars_type": "mars-lion", "gamma": 0.5},
+        {"amsgrad": True, "lr_1d": 0.1, "betas_1d": (0.5, 0.9), "weight_decay_1d": 0.5},
+    ],
     "paper.SGDW": [{}, {"beta1": 0.0}],
     "paper.AdamW": [{}, {"beta2": 0.95, "eps": 1e-3}],
     "paper.AdamWR": [{"first_steps": 20, "factor": 2}, {"first_steps": 70}],

@@ -68,6 +68,7 @@ def test_equals_its_twin_in_float64(name, variant, trajectory, record_property):
             [of_group(tree) for tree in grads],
             rates,
             PEAK_LEARNING_RATE,
+            copies=len(SCALES),
         )
         error = relative_error([of_group(tree) for tree in ours], theirs)
         record_property("error", f"{error:.1e}")

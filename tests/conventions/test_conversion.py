@@ -32,6 +32,7 @@ WHY_NOT = {
     "mup.MuAdam": "no number is equal",
     "transformers.Adafactor": "size of each leaf",
     "fairseq.Adafactor": "size of each leaf",
+    "adopt.ADOPT": "With decouple=True it is decoupled",
     "optax.lamb": "trust ratio",
     "paper.Adafactor": "no weight decay",
 }
@@ -116,6 +117,17 @@ def test_the_learning_rate_is_that_of_the_peak():
         convert(0.1, learning_rate=0.0, **sides)
     with pytest.raises(ValueError, match="weight_decay must be"):
         convert(-0.1, learning_rate=1e-3, **sides)
+
+
+def test_a_proximal_decay_divides():
+    """Halving a weight is 1 - 0.5 and 1 / (1 + 1); no division leaves nothing."""
+    sides = {"learning_rate": 0.5, "source": "torch.AdamW", "target": "adan.Adan"}
+    assert convert(1.0, **sides) == 2.0
+    assert convert(1.0, **sides, target_arguments={"no_prox": True}) == 1.0
+    with pytest.raises(ValueError, match="leaves nothing"):
+        convert(2.0, **sides)
+    text = str(compare(0.1, **sides))
+    assert "follows the schedule, that of adan.Adan divides by 1 + lr_t lambda" in text
 
 
 def left_of_one(name, weight_decay, learning_rate):

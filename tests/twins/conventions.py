@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from tests.twins import adam_relatives
+
 
 def moments(g, state, b1, b2):
     state["m"] = b1 * state.get("m", 0.0) + (1 - b1) * g
@@ -358,6 +360,7 @@ def torch_rprop(p, g, state, t, lr, h):
 
 
 TWINS = {
+    **adam_relatives.TWINS,
     "torch.Adadelta": torch_adadelta,
     "torch.ASGD": torch_asgd,
     "torch.Rprop": torch_rprop,
@@ -395,13 +398,17 @@ TWINS = {
 }
 
 
-def run(name, arguments, params, grads_per_step, lr_per_step, peak):
-    """Returns the parameters after every step, all decayed (``rules.ALL``)."""
+def run(name, arguments, params, grads_per_step, lr_per_step, peak, *, copies=1):
+    """Returns the parameters after every step, all decayed (``rules.ALL``).
+
+    ``copies`` is how many trees like this one the optimizer holds: of all is the global norm.
+    """
     step, h = TWINS[name], {**arguments, "peak": peak}
     theta = {leaf: np.array(value, np.float64) for leaf, value in params.items()}
     state = {leaf: {} for leaf in theta}
     after = []
     for t, (grads, lr) in enumerate(zip(grads_per_step, lr_per_step, strict=True), start=1):
+        h["global_norm"] = math.sqrt(copies * sum(float(np.sum(g * g)) for g in grads.values()))
         theta = {n: step(p, grads[n], state[n], t, float(lr), h) for n, p in theta.items()}
         after.append(theta)
     return after

@@ -9,8 +9,13 @@ from wdlab.rules import ALL
 from wdlab.schedules import ScalarOrSchedule
 
 # Couplings whose shrink follows the schedule alike, whatever its shape.
-_SHAPES = {"schedule": 1, "lr": 1, "l2": 1, "constant": 0, "lr2": 2, "lr2_over_peak": 2}
-_SHAPE_WORDS = {0: "is the same at every step", 1: "follows the schedule", 2: "follows its square"}
+_SHAPES = dict(schedule=1, lr=1, l2=1, constant=0, lr2=2, lr2_over_peak=2, proximal=3)
+_SHAPE_WORDS = {
+    0: "is the same at every step",
+    1: "follows the schedule",
+    2: "follows its square",
+    3: "divides by 1 + lr_t lambda",
+}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ ADDED = "added to g**2"
 CORRECTED = "both moments, 1 - b**t"
 FACTORED_START = "none: b2_t = 1 - t**-0.8 starts at 0"
 # How the shrink of a step at the peak learning rate grows with that learning rate.
-_POWERS = {"schedule": 0, "constant": 0, "lr": 1, "lr2_over_peak": 1, "lr2": 2}
+_POWERS = dict(schedule=0, constant=0, lr=1, proximal=1, lr2_over_peak=1, lr2=2)
 # What says how an original runs and not what it computes.
 _MACHINERY = (
     *("foreach", "fused", "capturable", "differentiable", "use_triton", "set_grad_none"),
@@ -72,7 +72,8 @@ class Convention:
         the ``decay_argument``, s the leaf's scale.
       coupling: What multiplies the decay with default arguments: one of
         :data:`wdlab.schedules.COUPLINGS`, or "lr2_over_peak" (AdamC), "parameter_scale" (fairseq's
-        Adafactor), "trust_ratio" (LAMB), "none".
+        Adafactor), "proximal" (Adan: the stepped weight is divided by 1 + lr_t lambda),
+        "trust_ratio" (LAMB), "none".
       order: "before", "joint", "after" the step; "in the gradient", "in the trust ratio", "none".
         Before and joint are one where the step does not look at the weights.
       epsilon: Where epsilon is, in words.

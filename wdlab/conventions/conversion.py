@@ -6,7 +6,7 @@ weight that one update takes. Conventions differ in what they multiply their num
 
 from collections.abc import Mapping
 from decimal import Decimal, localcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 from wdlab._core.checks import check_number
 from wdlab.conventions.convention import Convention
@@ -29,6 +29,11 @@ _WHY_NOT = {
     "none": "has no weight decay",
 }
 
+# What systems call the argument that turns L2 into decoupled decay.
+_SWITCHES = (
+    *("decoupled_weight_decay", "adam_w_mode", "adamw_mode", "decouple", "decoupled"),
+    *("decouple_wd", "decoupled_decay"),
+)
 _SHORT_DIGITS = 12
 _ROUNDING = Decimal("4e-16")  # Two roundings to a float.
 
@@ -46,7 +51,8 @@ def convert(
 
     With :math:`c\,\lambda\,lr^p` the shrink of a convention (p = 0 for the schedule alone or a
     constant, 1 for the learning rate, 2 for its square), it is
-    :math:`\lambda' = \lambda\, lr^{p - p'} c / c'`. The arithmetic is decimal, so that 0.1 at 6e-4
+    :math:`\lambda' = \lambda\, lr^{p - p'} c / c'`. A proximal convention divides by 1 + x, so that
+    its shrink is x / (1 + x) of that product x. The arithmetic is decimal, so that 0.1 at 6e-4
     is 6e-05, and numbers of up to 12 digits come back from a round trip exactly.
 
     Where the two shrinks follow the schedule differently (``wdlab convert`` says so), they are
@@ -74,13 +80,10 @@ def convert(
     """
     check_number("weight_decay", weight_decay)
     peak = _peak(learning_rate)
-    there, there_arguments = _side(source, source_arguments)
-    here, here_arguments = _side(target, target_arguments)
-    powers = _power(there, there_arguments), _power(here, here_arguments)
-    factors = there.factor_for(there_arguments), here.factor_for(here_arguments)
-    if powers[0] == powers[1] and factors[0] == factors[1]:
+    there, here = _unit(source, source_arguments), _unit(target, target_arguments)
+    if there == here:
         return float(weight_decay)
-    return _scaled(weight_decay, peak, powers[0] - powers[1], factors[0], factors[1])
+    return _converted(weight_decay, peak, there, here)
 
 
 def shrink_at_peak(
@@ -105,9 +108,8 @@ def shrink_at_peak(
     6e-05
     """
     check_number("weight_decay", weight_decay)
-    side, given = _side(convention, arguments)
-    power = _power(side, given)
-    return _scaled(weight_decay, _peak(learning_rate), power, side.factor_for(given), 1.0)
+    peak = _peak(learning_rate)
+    return _converted(weight_decay, peak, _unit(convention, arguments), _SHRINK)
 
 
 def _peak(learning_rate: ScalarOrSchedule) -> float:
@@ -116,13 +118,32 @@ def _peak(learning_rate: ScalarOrSchedule) -> float:
     return peak
 
 
-def _scaled(number: float, peak: float, power: float, factor: float, divisor: float) -> float:
-    """Number peak**power factor / divisor, in decimal digits; short where that is the rounding."""
+class _Unit(NamedTuple):
+    """What a convention's number is multiplied by for x; the shrink is x, or x / (1 + x)."""
+
+    factor: float
+    power: float  # Of the peak learning rate.
+    divides: bool = False  # The weights by 1 + x, where the others multiply them by 1 - x.
+
+
+_SHRINK = _Unit(1.0, 0.0)
+
+
+def _converted(number: float, peak: float, there: _Unit, here: _Unit) -> float:
+    """The number of the other unit, in decimal digits; short where that is the rounding."""
     with localcontext() as context:
         context.prec = 60
-        scale = Decimal(repr(float(peak))) ** Decimal(repr(float(power)))
-        exact = Decimal(repr(float(number))) * scale * Decimal(repr(float(factor)))
-        exact /= Decimal(repr(float(divisor)))
+        shrink = Decimal(repr(float(number))) * _scale(there, peak)
+        if there.divides and not here.divides:
+            shrink /= 1 + shrink
+        if here.divides and not there.divides:
+            if shrink >= 1:
+                raise ValueError(
+                    f"a shrink of {float(shrink):g} a step leaves nothing of a weight or turns its "
+                    "sign, which no division by 1 + lr lambda does. Give a smaller number."
+                )
+            shrink /= 1 - shrink
+        exact = shrink / _scale(here, peak)
         context.prec = _SHORT_DIGITS
         short = +exact
         context.prec = 60
@@ -130,9 +151,17 @@ def _scaled(number: float, peak: float, power: float, factor: float, divisor: fl
         return float(short if abs(short - exact) <= exact * _ROUNDING else exact)
 
 
-def _side(name: str, arguments: Mapping[str, Any] | None) -> tuple[Convention, dict[str, Any]]:
+def _scale(unit: _Unit, peak: float) -> Decimal:
+    power = Decimal(repr(float(peak))) ** Decimal(repr(float(unit.power)))
+    return Decimal(repr(float(unit.factor))) * power
+
+
+def _unit(name: str, arguments: Mapping[str, Any] | None) -> _Unit:
     convention = get(name)
-    return convention, convention.complete(arguments or {})
+    given = convention.complete(arguments or {})
+    power = _power(convention, given)
+    divides = convention.coupling_for(given) == "proximal"
+    return _Unit(convention.factor_for(given), power, divides)
 
 
 def _power(convention: Convention, arguments: Mapping[str, Any]) -> float:
@@ -153,7 +182,7 @@ def _l2_hint(convention: Convention, arguments: Mapping[str, Any]) -> str:
     if convention.l2_shrinks is not None:
         other = "lambd" if "lambd" in arguments else "momentum"
         return f" with {other}={arguments[other]}; without {other} there is one"
-    for switch in ("decoupled_weight_decay", "adam_w_mode", "adamw_mode"):
+    for switch in _SWITCHES:
         if switch in arguments:
             return f". With {switch}=True it is decoupled, and there is one"
     return ". Choose a decoupled convention, such as torch.AdamW"

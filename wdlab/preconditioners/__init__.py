@@ -6,6 +6,9 @@ from wdlab.preconditioners.adam import (
     scale_by_adam,
     scale_by_nesterov_adam,
 )
+from wdlab.preconditioners.adan import ScaleByAdanState, scale_by_adan
+from wdlab.preconditioners.ademamix import ScaleByAdemamixState, scale_by_ademamix
+from wdlab.preconditioners.adopt import ScaleByAdoptState, scale_by_adopt
 from wdlab.preconditioners.clipping import (
     ClippingDirection,
     clip_by_block_rms,
@@ -16,6 +19,7 @@ from wdlab.preconditioners.clipping import (
 from wdlab.preconditioners.factored import FactoredAxes, FactoredEpsilon, scale_by_factored_rms
 from wdlab.preconditioners.heavy_ball import momentum
 from wdlab.preconditioners.lion import scale_by_lion
+from wdlab.preconditioners.mars import FirstGradient, ReduceVarianceState, reduce_variance
 from wdlab.preconditioners.moments import one_minus_power
 from wdlab.preconditioners.parameter_scale import (
     decay_weights_by_parameter_scale,
@@ -26,8 +30,13 @@ __all__ = [
     "ClippingDirection",
     "FactoredAxes",
     "FactoredEpsilon",
+    "FirstGradient",
     "NesterovAdamState",
+    "ReduceVarianceState",
     "ScaleByAdamState",
+    "ScaleByAdanState",
+    "ScaleByAdemamixState",
+    "ScaleByAdoptState",
     "clip_by_block_rms",
     "clip_by_global_norm",
     "clip_by_leaf_norm",
@@ -35,7 +44,11 @@ __all__ = [
     "decay_weights_by_parameter_scale",
     "momentum",
     "one_minus_power",
+    "reduce_variance",
     "scale_by_adam",
+    "scale_by_adan",
+    "scale_by_ademamix",
+    "scale_by_adopt",
     "scale_by_factored_rms",
     "scale_by_lion",
     "scale_by_nesterov_adam",

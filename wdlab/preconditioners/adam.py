@@ -42,6 +42,7 @@ from wdlab.preconditioners.adam_formulas import (
     FirstMoment,
     SecondMoment,
 )
+from wdlab.preconditioners.leaf_states import as_before, widened
 from wdlab.rules import leaves_with_paths
 
 PyTree = Any
@@ -194,9 +195,7 @@ def _update(
     formulas: AdamFormulas, updates: PyTree, state: ScaleByAdamState
 ) -> tuple[PyTree, ScaleByAdamState]:
     t = step_number(state.count)
-    wide = jax.tree.map(
-        lambda g, v: g.astype(jnp.promote_types(working_dtype(g), v.dtype)), updates, state.nu
-    )
+    wide = widened(updates, state.nu)
     mu = None if formulas.b1 is None else jax.tree.map(formulas.next_first, wide, state.mu)
     nu = jax.tree.map(formulas.next_second, wide, state.nu)
     scalars, mu_product = formulas.scalars(t, state.mu_product)
@@ -211,9 +210,8 @@ def _update(
         wide if mu is None else mu,
         nu if nu_max is None else nu_max,
     )
-    direction = jax.tree.map(lambda u, g: u.astype(g.dtype), direction, updates)
     new = ScaleByAdamState(next_count(state.count), mu, nu, nu_max, mu_product)
-    return direction, jax.tree.map(lambda new, old: new.astype(old.dtype), new, state)
+    return as_before(direction, updates), as_before(new, state)
 
 
 class NesterovAdamState(NamedTuple):

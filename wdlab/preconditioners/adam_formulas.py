@@ -39,16 +39,17 @@ class AdamFormulas:
     b1: Any
     b2: Any
     eps: Any
-    eps_root: Any
-    epsilon: str
-    bias_correction: bool
-    first_moment: str
-    momentum_decay: Any
-    second_moment: str
-    initial_second_moment: Any
-    amsgrad: str
-    rectification_threshold: Any
-    mu_dtype: Any
+    # What Adam's relatives leave as it is.
+    eps_root: Any = 0.0
+    epsilon: str = "outside"
+    bias_correction: bool = True
+    first_moment: str = "ema"
+    momentum_decay: Any = 0.0
+    second_moment: str = "ema"
+    initial_second_moment: Any = 0.0
+    amsgrad: str = "off"
+    rectification_threshold: Any = None
+    mu_dtype: Any = None
 
     def __post_init__(self) -> None:
         """Checks numbers, names, and that the conventions go together."""
@@ -102,25 +103,25 @@ class AdamFormulas:
 
     def next_first(self, g: jax.Array, m: jax.Array) -> jax.Array:
         """Returns m_t in the gradient's dtype, whatever dtype keeps m_{t-1}."""
-        return _like(self.b1, g) * m.astype(g.dtype) + _like(1.0 - self.b1, g) * g
+        return like(self.b1, g) * m.astype(g.dtype) + like(1.0 - self.b1, g) * g
 
     def next_second(self, g: jax.Array, v: jax.Array) -> jax.Array:
         """Returns v_t: an average or a sum of squares, or a decaying maximum."""
         if self.second_moment == "max":
             size = jnp.abs(g)
-            eps = _like(self.eps, size) if self.epsilon == "inside" else 0.0
-            return jnp.maximum(_like(self.b2, size) * v, size + eps)
+            eps = like(self.eps, size) if self.epsilon == "inside" else 0.0
+            return jnp.maximum(like(self.b2, size) * v, size + eps)
         square = squares(g)
         if self.second_moment == "sum":
             return v + square
-        return _like(self.b2, square) * v + _like(1.0 - self.b2, square) * square
+        return like(self.b2, square) * v + like(1.0 - self.b2, square) * square
 
     def next_maximum(
         self, v: jax.Array, largest: jax.Array, correction: ArrayLike | None
     ) -> jax.Array:
         """Returns AMSGrad's running maximum, of v_t or of the corrected v_t."""
         if self.amsgrad == "corrected" and correction is not None:
-            v = v / _like(correction, v)
+            v = v / like(correction, v)
         return jnp.maximum(v, largest)
 
     def scalars(
@@ -160,35 +161,39 @@ class AdamFormulas:
     ) -> jax.Array:
         """Returns the weighted numerator over the root and epsilon, rectified if asked."""
         pairs = zip(scalars.weights, (m, g), strict=True)
-        terms = [_like(w, x) * x for w, x in pairs if w is not None]
+        terms = [like(w, x) * x for w, x in pairs if w is not None]
         numerator = sum(terms[1:], terms[0])
-        adaptive = numerator / self._denominator(v, scalars.correction)
+        adaptive = numerator / self.denominator(v, scalars.correction)
         if scalars.rectification is None:
             return adaptive
         tractable, factor = scalars.rectification
-        return jnp.where(tractable, _like(factor, adaptive) * adaptive, numerator)
+        return jnp.where(tractable, like(factor, adaptive) * adaptive, numerator)
 
-    def _denominator(self, v: jax.Array, correction: ArrayLike | None) -> jax.Array:
-        eps = _like(self.eps, v)
+    def denominator(self, v: jax.Array, correction: ArrayLike | None) -> jax.Array:
+        """Returns the root of the corrected second moment with epsilon in its place."""
+        eps = like(self.eps, v)
         if self.second_moment == "max":
             return v if self.epsilon == "inside" else v + eps
         if self.epsilon == "hat":
             root = jnp.sqrt(self._rooted(v)) + eps
-            return root if correction is None else root / jnp.sqrt(_like(correction, v))
+            return root if correction is None else root / jnp.sqrt(like(correction, v))
         if correction is not None and self.amsgrad != "corrected":
-            v = v / _like(correction, v)
+            v = v / like(correction, v)
         if self.epsilon == "inside":
             return jnp.sqrt(self._rooted(v) + eps)
         return jnp.sqrt(self._rooted(v)) + eps
 
     def _rooted(self, v: jax.Array) -> jax.Array:
-        return v if is_zero(self.eps_root) else v + _like(self.eps_root, v)
+        return v if is_zero(self.eps_root) else v + like(self.eps_root, v)
 
 
-def _like(value: ArrayLike, array: jax.Array) -> Any:
+def like(value: ArrayLike, array: jax.Array) -> Any:
     """Returns a scalar in the array's dtype, so that it promotes nothing.
 
     A number stays one of NumPy's: thousands of leaves times seven arrays take seconds to trace.
+
+    >>> like(0.5, jnp.ones(2, jnp.float16)).dtype
+    dtype('float16')
     """
     if isinstance(value, int | float):
         return array.dtype.type(value)
