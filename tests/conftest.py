@@ -68,6 +68,13 @@ def compile_quickly():
 
 
 @pytest.fixture
+def tpu_compiler(monkeypatch):
+    """Libtpu ends the process where it reads a flag of CPUs that it does not know."""
+    jax.devices()  # Reads them before.
+    monkeypatch.setenv("XLA_FLAGS", "")
+
+
+@pytest.fixture
 def x64():
     """Double precision inside the test only."""
     with jax.enable_x64(True):

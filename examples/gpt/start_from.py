@@ -71,7 +71,7 @@ def checkpoint_of(run: str) -> Start:
     """
     checkpoints, step = _locate(run, "RUN")
     if not run_dir.settings_of(checkpoints.parent):
-        raise UserError(f"{checkpoints.parent / 'config.json'}, the run's settings, is not there")
+        raise UserError(f"{checkpoints.parent / 'config.json'}, the run's settings, is missing")
     config = _settings(checkpoints.parent, Config())
     return Start(config, step, None, checkpoints, config)
 
@@ -88,7 +88,7 @@ def _from_run(config: Config) -> Start:
         )
     config = continued(config, step)
     notes = [f"going on from step {step} of {checkpoints}, to step {config.max_iters}"]
-    notes += [f"other settings than there: {', '.join(changes.values())}"] if changes else []
+    notes += [f"other settings than its own: {', '.join(changes.values())}"] if changes else []
     return Start(config, step, None, checkpoints, source, tuple(notes))
 
 
@@ -103,7 +103,7 @@ def _locate(path: str, what: str) -> tuple[Path, int]:
                 return steps, max(numbers)
         found = "holds no checkpoint"
     elif path.endswith(".pt"):
-        found = "is PyTorch's, which is not read here" if folder.exists() else "does not exist"
+        found = "is PyTorch's, which is not read" if folder.exists() else "does not exist"
     else:
         found = "is no folder" if folder.exists() else "does not exist"
     raise UserError(f"{what} {path} {found}: {_WRITE}")
@@ -119,7 +119,7 @@ def _settings(folder: Path, config: Config) -> Config:
 def _changes(source: Config, config: Config) -> dict[str, str]:
     """Flag -> both of its values, for each flag that differs and decides numbers or weights."""
     return {
-        name: f"{name} is {getattr(source, name)} there, {getattr(config, name)} here"
+        name: f"{name} is {getattr(source, name)} in the checkpoint, {getattr(config, name)}"
         for name in Config.that_decide("numbers", "weights")
         if getattr(source, name) != getattr(config, name)
     }

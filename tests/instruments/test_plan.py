@@ -35,18 +35,18 @@ def masked(names):
 
 
 DRIFTS = {
-    "rules": (adamw(), adamw(rules=KERNELS_ONLY), "wte/embedding: coupling decoupled here, none"),
+    "rules": (adamw(), adamw(rules=KERNELS_ONLY), "wte/embedding: coupling decoupled"),
     "scale": (adamw(rules=1.0), adamw(rules=0.5), "decays by"),
     "weight_decay": (adamw(), adamw(weight_decay=0.2), "decays by"),
     "coupling": (adamw(), adamw(coupling="schedule"), "decays by"),
-    "l2": (adamw(), adamw(coupling="l2"), "coupling decoupled here, gradient there"),
-    "schedule": (adamw(), adamw(learning_rate=1e-2), "decays by 0 here, by 0.001 there at step 0"),
+    "l2": (adamw(), adamw(coupling="l2"), "coupling decoupled in this plan, gradient"),
+    "schedule": (adamw(), adamw(learning_rate=1e-2), "decays by 0 in this plan, 0.001 at step 0"),
     "decay_schedule": (adamw(), adamw(weight_decay=lambda t: 0.1 / (1 + t)), "at step 1"),
     "optimizer": (adamw(), optimizers.lionw(LR, weight_decay=0.1, coupling="lr"), "optimizer"),
     "multi_steps": (
         optax.MultiSteps(adamw(), 3).gradient_transformation(),
         optax.MultiSteps(adamw(), 2).gradient_transformation(),
-        "calls per update: 3 here, 2 there",
+        "calls per update: 3 in this plan, 2",
     ),
     "mask_narrowed": (masked(["wte", "wpe"]), masked(["wte"]), "wpe/embedding"),
     "mask_widened": (masked(["wte"]), masked(["wte", "wpe"]), "wpe/embedding"),
@@ -102,7 +102,7 @@ def test_rules_alone_and_json_round_trip():
 def test_other_parameters_are_named():
     here = wdlab.decay_plan(1.0, {"a": jnp.ones(2), "b": jnp.ones(2)})
     there = wdlab.decay_plan(1.0, {"a": jnp.ones(3)})
-    assert here.differences(there) == ["a: shape [2] here, [3] there", "b: only here"]
+    assert here.differences(there) == ["a: shape [2] in this plan, [3]", "b: only in this plan"]
 
 
 WIDE = {
@@ -207,10 +207,10 @@ TOLD_APART = {
         wdlab.decay_weights(0.1, toward=jax.tree.map(lambda x: 2 * x, ANCHOR)),
         "steps by",
     ),
-    "300": (steps_at(300), steps_at(400), "from step 300 here, from 400 there"),
-    "30k": (steps_at(30_000), steps_at(45_000), "from step 30000 here, from 45000 there"),
-    "60k": (steps_at(60_000), steps_at(90_000), "from step 60000 here, from 90000 there"),
-    "120k": (steps_at(120_000), steps_at(400_000), "decays by 1e-05 here, by 0.0001 there at step"),
+    "300": (steps_at(300), steps_at(400), "from step 300 in this plan, 400"),
+    "30k": (steps_at(30_000), steps_at(45_000), "from step 30000 in this plan, 45000"),
+    "60k": (steps_at(60_000), steps_at(90_000), "from step 60000 in this plan, 90000"),
+    "120k": (steps_at(120_000), steps_at(400_000), "decays by 1e-05 in this plan, 0.0001 at step"),
 }
 
 

@@ -196,7 +196,7 @@ def test_defaults_are_those_of_the_signature(name):
         theirs = parameters[argument].default
         if argument in ("dtype_momentum", "mu_dtype") and theirs is not None:
             theirs = np.dtype(theirs).name
-        assert theirs == value, f"{name}: {argument} is {theirs!r} there, {value!r} here"
+        assert theirs == value, f"{name}: {argument} was {theirs!r}, ours is {value!r}"
     rate = parameters.get("lr", parameters.get("learning_rate")).default
     rate = None if rate is inspect.Parameter.empty else rate
     assert rate == convention.learning_rate

@@ -204,9 +204,9 @@ def test_other_settings_are_refused_by_name(tmp_path):
     with Checkpoints(tmp_path, settings={"n_embd": 128, "seed": 0}) as checkpoints:
         checkpoints.save(1, {"x": jnp.ones(2)})
     like = {"x": jnp.ones(2)}
-    with pytest.raises(CheckpointError, match="n_embd is 128 there, 64 here"):
+    with pytest.raises(CheckpointError, match="n_embd is 128 in the checkpoint, 64 in this run"):
         restore(tmp_path, like, settings={"n_embd": 64, "seed": 0})
-    with pytest.raises(CheckpointError, match="decay_plan is absent there, abc here"):
+    with pytest.raises(CheckpointError, match="decay_plan is absent in the checkpoint, abc"):
         restore(tmp_path, like, settings={"n_embd": 128, "seed": 0, "decay_plan": "abc"})
     with Checkpoints(tmp_path, settings={"n_embd": 64}) as checkpoints:
         assert checkpoints.restore(like, check_settings=False).step == 1
@@ -215,10 +215,10 @@ def test_other_settings_are_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("like", "message"),
     [
-        ({"x": jnp.ones(3)}, r"x is float32\[2\] there, float32\[3\] here"),
-        ({"x": jnp.ones(2, jnp.bfloat16)}, r"x is float32\[2\] there, bfloat16\[2\] here"),
-        ({"x": 1.0}, r"x is float32\[2\] there, float here"),
-        ({"y": jnp.ones(2)}, r"x is float32\[2\] there, absent here"),
+        ({"x": jnp.ones(3)}, r"x is float32\[2\] in the checkpoint, float32\[3\] in this run"),
+        ({"x": jnp.ones(2, jnp.bfloat16)}, r"x is float32\[2\] in the checkpoint, bfloat16\[2\]"),
+        ({"x": 1.0}, r"x is float32\[2\] in the checkpoint, float in this run"),
+        ({"y": jnp.ones(2)}, r"x is float32\[2\] in the checkpoint, absent in this run"),
     ],
     ids=["shape", "dtype", "number", "name"],
 )
@@ -238,7 +238,7 @@ def test_a_part_is_restored_and_what_is_new_keeps_its_values(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state)
         like = {"params": {"w": jax.ShapeDtypeStruct((3,), jnp.float32)}, "ema": jnp.full(3, 5.0)}
-        with pytest.raises(CheckpointError, match="opt_state/0 is .* there, absent here"):
+        with pytest.raises(CheckpointError, match="opt_state/0 is .* in the checkpoint, absent"):
             checkpoints.restore(like)
         found = checkpoints.restore(like, partial=True)
         assert found.filled == ["ema"]
@@ -287,7 +287,7 @@ def test_a_count_may_be_a_number_here_and_an_array_there(saved, like, kind, tmp_
         found = checkpoints.restore({"count": like}).state["count"]
         assert found == 3
         assert isinstance(found, kind)
-        with pytest.raises(CheckpointError, match="count is int.* there, float"):
+        with pytest.raises(CheckpointError, match="count is int.* in the checkpoint, float"):
             checkpoints.restore({"count": 1.0})
 
 
@@ -332,7 +332,7 @@ def test_settings_may_hold_nan_and_numpy(tmp_path):
     with Checkpoints(tmp_path, settings=settings) as checkpoints:
         checkpoints.save(1, ONE)
         assert checkpoints.restore(ONE).differences == []
-    with pytest.raises(CheckpointError, match="clip is nan there, 1.0 here"):
+    with pytest.raises(CheckpointError, match="clip is nan in the checkpoint, 1.0 in this run"):
         restore(tmp_path, ONE, settings=settings | {"clip": 1.0})
 
 
@@ -441,8 +441,7 @@ def test_a_script_that_ends_writes_what_it_saved_last(last_words, tmp_path):
 def test_a_script_that_ends_on_a_full_disk_says_so_in_a_line(tmp_path):
     done = run("c.save(1, state); c.wait(); limit(2**16); c.save(2, state)", tmp_path)
     assert done.stderr.startswith("error: step 2 could not be saved in ")
-    # Rarely Orbax adds reports of its own: the interpreter is already taking its threads away.
-    assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32", "uint8", "complex64"])
@@ -495,13 +494,14 @@ def test_tensorstore_still_leaks_its_metrics(tmp_path):
     """Once this fails, delete ``stop_metrics_leak`` of training/orbax_manager.py, and this."""
     tensorstore.KvStore.open(f"file://{tmp_path}/").result().write("key", b"value").result()
 
-    def objects():
-        tensorstore.experimental_collect_matching_metrics("/tensorstore/kvstore/")
+    def objects(times):
+        for _ in range(times):
+            tensorstore.experimental_collect_matching_metrics("/tensorstore/kvstore/")
         gc.collect()
         return len(gc.get_objects())
 
-    before = objects()
-    assert [objects() for _ in range(20)][-1] - before > 20
+    before = objects(times=1)
+    assert objects(times=20) - before > 20
 
 
 def test_a_manager_asks_tensorstore_for_no_metrics(tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def setting_differences(
     >>> saved = TorchState(["w"], {"w": {"momentum_buffer": 0.0}}, 7, {"w": {"lr": 0.1}})
     >>> sources = {"w": Source("w", Leaf("w"))}
     >>> setting_differences(saved, sources, optax.sgd(0.2, 0.9), {"w": jnp.ones((2, 2))})
-    ['lr is 0.1 there and 0.2 here (w)']
+    ["lr is 0.1 in torch's optimizer and 0.2 in tx (w)"]
     """
     kinds = {key for buffers in saved.buffers.values() for key in buffers} - {"max_exp_avg_sq"}
     if kinds not in ({"exp_avg", "exp_avg_sq"}, {"momentum_buffer"}, set()):
@@ -61,8 +61,8 @@ def setting_differences(
         for difference in _compare(settings[i], here):
             lines.setdefault(difference, []).append(path)
     return [
-        f"{name} is {there} there and {here} here ({first_few(paths)})"
-        for (name, there, here), paths in lines.items()
+        f"{name} is {theirs} in torch's optimizer and {ours} in tx ({first_few(paths)})"
+        for (name, theirs, ours), paths in lines.items()
     ]
 
 

@@ -23,7 +23,7 @@ from wdlab._core.names import first_few
 from wdlab.training.checksum import described, sealed
 from wdlab.training.kept_steps import KeptSteps
 from wdlab.training.orbax_io import CheckpointError, as_path, lock, reason, together
-from wdlab.training.orbax_manager import Manager
+from wdlab.training.orbax_manager import Manager, leave_out_errors
 from wdlab.training.reading import read_step, set_aside
 from wdlab.training.settings import as_json, setting_differences
 
@@ -239,6 +239,7 @@ class Checkpoints:
 
 def _close_at_exit() -> None:
     """What cannot be written is one line on stderr."""
+    leave_out_errors()  # For good: Orbax's threads may still write.
     try:
         Checkpoints.close_all()
     except CheckpointError as error:

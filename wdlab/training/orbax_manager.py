@@ -42,11 +42,16 @@ class Manager:
         stop_metrics_leak()
         leave_out_late_writes()
         self._start = functools.partial(ocp.CheckpointManager, directory, options=options)
-        self._quiet = _OrbaxErrors()
-        for name in _LOGGERS:
-            logging.getLogger(name).addFilter(self._quiet)
-        self._orbax = self._start()
+        self._quiet = leave_out_errors()
+        self._started: ocp.CheckpointManager | None = self._start()
         self._saving: int | None = None
+
+    @property
+    def _orbax(self) -> ocp.CheckpointManager:
+        """Begun anew at its next use where a save has failed."""
+        if self._started is None:
+            self._started = self._start()
+        return self._started
 
     def steps(self) -> list[int]:
         """Those on disk when this was made or ``reload`` called, and those saved since."""
@@ -74,7 +79,8 @@ class Manager:
     def failure(self) -> CheckpointError | None:
         """Waits for the save under way; what went wrong with it, told once."""
         try:
-            self._orbax.wait_until_finished()
+            if self._started is not None:
+                self._started.wait_until_finished()
         except Exception as error:  # noqa: BLE001  Whatever writing files raises.
             return self._unsaved(error)
         return None
@@ -82,7 +88,8 @@ class Manager:
     def close(self) -> None:
         """Releases the threads."""
         try:
-            self._orbax.close()
+            if self._started is not None:
+                self._started.close()
         finally:
             for name in _LOGGERS:
                 logging.getLogger(name).removeFilter(self._quiet)
@@ -94,13 +101,25 @@ class Manager:
         else:
             with contextlib.suppress(Exception):
                 self._orbax.close()
-            self._orbax = self._start()
-        whole = [step for step in self.steps() if step != self._saving]
-        kept = f"step {whole[-1]} is the newest there" if whole else "there is no other step there"
+            self._started = None
+        whole = {*ocp.utils.checkpoint_steps(self._directory)} - {self._saving}
+        kept = f"step {max(whole)} is the newest one" if whole else "no other step is there"
         what = f"step {self._saving} could not be saved in {os.fspath(self._directory)}"
         failure = CheckpointError(f"{what} ({kept}): {reason(error)}")
         failure.__cause__ = error
         return failure
+
+
+def leave_out_errors() -> logging.Filter:
+    """Keeps Orbax's errors out of the log until the filter that this returns is removed.
+
+    >>> type(leave_out_errors()).__name__
+    '_OrbaxErrors'
+    """
+    quiet = _OrbaxErrors()
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(quiet)
+    return quiet
 
 
 class _OrbaxErrors(logging.Filter):

@@ -63,18 +63,18 @@ def read_step(
     return jax.tree.unflatten(jax.tree.structure(like), values), body, filled
 
 
-def _check_layout(where: str, saved: dict[str, str], here: dict[str, str], partial: bool) -> None:
-    both = saved.keys() & here.keys()
+def _check_layout(where: str, saved: dict[str, str], wanted: dict[str, str], partial: bool) -> None:
+    both = saved.keys() & wanted.keys()
     if partial and saved and not both:
         raise CheckpointError(
             f"{where} has nothing of what is wanted: it has {first_few(list(saved))}; wanted "
-            f"{'is' if len(here) == 1 else 'are'} {first_few(list(here))}"
+            f"{'is' if len(wanted) == 1 else 'are'} {first_few(list(wanted))}"
         )
-    same = {name for name in both if same_layout(saved[name], here[name])}
-    left_out = same | ((saved.keys() ^ here.keys()) if partial else set())
+    same = {name for name in both if same_layout(saved[name], wanted[name])}
+    left_out = same | ((saved.keys() ^ wanted.keys()) if partial else set())
     changes = setting_differences(
         {name: text for name, text in saved.items() if name not in left_out},
-        {name: text for name, text in here.items() if name not in left_out},
+        {name: text for name, text in wanted.items() if name not in left_out},
     )
     if changes:
         raise CheckpointError(f"{where} holds other arrays: {first_few(changes)}")

@@ -61,26 +61,27 @@ def setting_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> lis
     """Names what differs between two settings, with both values; leaf by leaf in a decay plan.
 
     Args:
-      saved: Those stored in a checkpoint ("there").
-      now: Those of this run ("here").
+      saved: Those stored in a checkpoint.
+      now: Those of this run.
 
     Returns:
       One line for each difference; empty if there is none.
 
     >>> setting_differences({"seed": 0, "data": {"files": 3}}, {"seed": 1, "data": {"files": 4}})
-    ['seed is 0 there, 1 here', 'data.files is 3 there, 4 here']
+    ['seed is 0 in the checkpoint, 1 in this run',
+     'data.files is 3 in the checkpoint, 4 in this run']
     """
     lines = []
     for key in {**saved, **now}:
-        there, here = saved.get(key, "absent"), now.get(key, "absent")
-        if there == here or _as_text(there) == _as_text(here):  # NaN is equal to itself there.
+        old, new = saved.get(key, "absent"), now.get(key, "absent")
+        if old == new or _as_text(old) == _as_text(new):  # As texts NaN is equal to itself.
             continue
-        if _is_plan(there) and _is_plan(here):
-            lines += [f"decay plan: {line}" for line in plan_differences(here, there)]
-        elif isinstance(there, Mapping) and isinstance(here, Mapping):
-            lines += [f"{key}.{line}" for line in setting_differences(there, here)]
+        if _is_plan(old) and _is_plan(new):
+            lines += [f"decay plan: {line}" for line in plan_differences(new, old)]
+        elif isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += [f"{key}.{line}" for line in setting_differences(old, new)]
         else:
-            lines.append(f"{key} is {_short(there)} there, {_short(here)} here")
+            lines.append(f"{key} is {_short(old)} in the checkpoint, {_short(new)} in this run")
     return lines
 
 
@@ -104,7 +105,7 @@ def as_json(value: Any, name: str) -> Any:
     if value is None or isinstance(value, str | int | float):
         return value
     raise TypeError(
-        f"{name} is a {type(value).__name__}: only what JSON can hold is kept here (numbers, "
+        f"{name} is a {type(value).__name__}: only what JSON can hold is kept (numbers, "
         "strings, lists, dicts); give a text, or arrays as part of the state"
     )
 

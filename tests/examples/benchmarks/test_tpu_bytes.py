@@ -7,6 +7,7 @@ from examples.benchmarks.hbm import hbm_bytes
 from examples.benchmarks.rows import ROWS
 from examples.runs.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("tpu_compiler")
 # One array of 8 x 128 floats, 4096 bytes, is fetched on chip, used there twice and written once;
 # a part of 2 rows, 1024 bytes, is fetched of another, and a third is read where it lies.
 PROGRAM = """HloModule jit_update, is_scheduled=true

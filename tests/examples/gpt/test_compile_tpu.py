@@ -8,6 +8,7 @@ import pytest
 from examples.gpt import compile_tpu
 from examples.runs.mesh import Layout, make_mesh
 
+pytestmark = pytest.mark.usefixtures("tpu_compiler")
 SMALL = ["--n_layer=1", "--n_head=2", "--n_embd=128", "--block_size=16", "--ema_coef=0"]
 
 

@@ -134,10 +134,10 @@ def test_a_corrupt_newest_checkpoint_falls_back_and_says_so(short_run, tmp_path,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("--n_embd=16", "n_embd is 8 there, 16 here"),
-        ("--weight_decay=0.2", "weight_decay is 0.001 there, 0.2 here"),
-        ("--batch_size=8", "batch_size is 4 there, 8 here"),
-        ("--max_iters=24", "lr_decay_iters is 12 there, 24 here"),
+        ("--n_embd=16", "n_embd is 8 in the checkpoint, 16 in this run"),
+        ("--weight_decay=0.2", "weight_decay is 0.001 in the checkpoint, 0.2 in this run"),
+        ("--batch_size=8", "batch_size is 4 in the checkpoint, 8 in this run"),
+        ("--max_iters=24", "lr_decay_iters is 12 in the checkpoint, 24 in this run"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(short_run, tmp_path, capsys, change, message):
@@ -184,7 +184,7 @@ def test_fine_tuning_goes_on_from_another_run_under_new_flags(short_run, tmp_pat
     assert train(folder, *TUNED, *start_flags) == 0
     shown = capsys.readouterr().out
     assert "going on from step 12" in shown
-    assert "learning_rate is 0.004 there, 0.0001 here" in shown
+    assert "learning_rate is 0.004 in the checkpoint, 0.0001 in this run" in shown
     rows = rows_of(folder)
     assert [row["step"] for row in rows] == [12, 13, 14]
     for name in ("train_loss", "val_loss", "val_loss_ema"):  # Weights and average came over.
@@ -200,8 +200,8 @@ def test_fine_tuning_goes_on_from_another_run_under_new_flags(short_run, tmp_pat
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--n_embd=16"], "does not fit these flags: n_embd is 8 there, 16 here"),
-        (["--opt_type=gdm"], "opt_type is adam there, gdm here"),
+        (["--n_embd=16"], "does not fit these flags: n_embd is 8 in the checkpoint, 16"),
+        (["--opt_type=gdm"], "opt_type is adam in the checkpoint, gdm in this run"),
     ],
 )
 def test_fine_tuning_another_model_is_refused_by_name(short_run, tmp_path, capsys, flags, message):

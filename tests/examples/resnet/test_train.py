@@ -78,7 +78,7 @@ def test_a_checkpoint_of_another_run_is_refused(run, images, tmp_path, capsys):
     folder = shutil.copytree(run, tmp_path / "copy")
     argv = [*SMALL, f"--dataset={images}", f"--out_dir={folder}"]
     assert train.main([*argv, "--wd=0.5", "--resume"]) == 1
-    assert "wd is 0.01 there, 0.5 here" in capsys.readouterr().err
+    assert "wd is 0.01 in the checkpoint, 0.5 in this run" in capsys.readouterr().err
     assert train.main(argv) == 1
     assert "already holds a run: add --resume" in capsys.readouterr().err
 

@@ -29,33 +29,33 @@ def steps_of(k, tx):
 
 
 CHANGES = {
-    "mask": (adamw(mask=MASK), adamw(mask=NARROW), "b: coupling none here, decoupled there"),
-    "weight_decay": (adamw(), adamw(weight_decay=0.2), "w: decays by 0.002 here, by 0.001 there"),
-    "injected weight_decay": (injected(0.1), injected(0.2), "w: decays by 0.002 here, by 0.001"),
-    "MultiSteps": (steps_of(3, adamw()), steps_of(2, adamw()), "calls per update: 2 here, 3 there"),
+    "mask": (adamw(mask=MASK), adamw(mask=NARROW), "b: coupling none in this plan, decoupled"),
+    "weight_decay": (adamw(), adamw(weight_decay=0.2), "w: decays by 0.002 in this plan, 0.001"),
+    "injected weight_decay": (injected(0.1), injected(0.2), "w: decays by 0.002 in this plan"),
+    "MultiSteps": (steps_of(3, adamw()), steps_of(2, adamw()), "calls per update: 2 in this"),
     "MultiSteps without decay": (
         steps_of(3, optax.adam(0.01)),
         steps_of(2, optax.adam(0.01)),
-        "calls per update: 2 here, 3 there",
+        "calls per update: 2 in this plan, 3",
     ),
     "masked, narrowed": (
         optax.masked(adamw(), MASK),
         optax.masked(adamw(), NARROW),
-        "b: coupling none here, decoupled there",
+        "b: coupling none in this plan, decoupled",
     ),
     "masked, widened": (
         optax.masked(adamw(), NARROW),
         optax.masked(adamw(), MASK),
-        "b: coupling decoupled here, none there",
+        "b: coupling decoupled in this plan, none",
     ),
-    "no mask": (adamw(), adamw(mask=NARROW), "b: coupling none here, decoupled there"),
+    "no mask": (adamw(), adamw(mask=NARROW), "b: coupling none in this plan, decoupled"),
     "decay by schedule": (
         optax.chain(optax.adam(0.01), optax.add_decayed_weights(-0.001)),
         optax.chain(
             optax.adam(0.01),
             optax.add_decayed_weights(lambda count: -0.001 / (1 + count)),
         ),
-        "decays by 0.0005 here, by 0.001 there at step 1",
+        "decays by 0.0005 in this plan, 0.001 at step 1",
     ),
     "factoring": (
         optax.adafactor(0.01, min_dim_size_to_factor=2, weight_decay_rate=0.1),
@@ -64,10 +64,10 @@ CHANGES = {
     ),
 }
 DATA_CHANGES = {
-    "batch_size": (8, "batch_size is 4 there, 8 here"),
-    "data_length": (999, "data_length is 1000 there, 999 here"),
-    "data_seed": (1, "data_seed is 0 there, 1 here"),
-    "data_shards": (2, "data_shards is 1 there, 2 here"),
+    "batch_size": (8, "batch_size is 4 in the checkpoint, 8 in this run"),
+    "data_length": (999, "data_length is 1000 in the checkpoint, 999 in this run"),
+    "data_seed": (1, "data_seed is 0 in the checkpoint, 1 in this run"),
+    "data_shards": (2, "data_shards is 1 in the checkpoint, 2 in this run"),
 }
 
 
@@ -125,5 +125,5 @@ def test_the_plan_is_the_librarys_own_too(tmp_path):
     tx = wdlab.optimizers.adamw(0.01, weight_decay=0.1, coupling="lr")
     save(tmp_path, tx, settings_of(tx))
     other = wdlab.optimizers.adamw(0.01, weight_decay=0.1, coupling="lr", rules=wdlab.rules.ALL)
-    with pytest.raises(CheckpointError, match="b: coupling decoupled here, none there"):
+    with pytest.raises(CheckpointError, match="b: coupling decoupled in this plan, none"):
         resume(tmp_path, other, settings_of(other))

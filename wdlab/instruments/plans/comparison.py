@@ -6,34 +6,38 @@ from wdlab.instruments.plans.measured_decay import TRIED_GRADIENTS
 from wdlab.instruments.plans.step_curves import PROBED_STEPS
 
 
-def plan_differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
+def plan_differences(this: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Compares two plans as JSON, as a checkpoint keeps them.
 
     Args:
-      here: ``as_json()`` of the plan in hand.
-      there: The other's.
+      this: ``as_json()`` of the plan in hand.
+      other: The other's.
 
     Returns:
       One line for each leaf or part that differs.
 
     >>> plan = {"leaves": {}, "kinds": {}, "optimizer": [], "calls_per_update": 1}
     >>> plan_differences(plan, plan | {"calls_per_update": 4})
-    ['calls per update: 1 here, 4 there']
+    ['calls per update: 1 in this plan, 4 in the other']
     """
-    if "kinds" not in here or "kinds" not in there:
-        return [] if here == there else ["one of the plans is of an earlier form"]
+    if "kinds" not in this or "kinds" not in other:
+        return [] if this == other else ["one of the plans is of an earlier form"]
     lines = []
-    for path in sorted({*here["leaves"], *there["leaves"]}):
-        mine, other = here["leaves"].get(path), there["leaves"].get(path)
-        if mine is None or other is None:
-            lines.append(f"{path}: only {'there' if mine is None else 'here'}")
-        elif mine != other:
-            kinds = here["kinds"][mine[2]], there["kinds"][other[2]]
-            lines.append(f"{path}: {_difference(mine, other, *kinds)}")
+    for path in sorted({*this["leaves"], *other["leaves"]}):
+        leaf, others = this["leaves"].get(path), other["leaves"].get(path)
+        if leaf is None or others is None:
+            lines.append(f"{path}: only in {'the other' if leaf is None else 'this plan'}")
+        elif leaf != others:
+            kinds = this["kinds"][leaf[2]], other["kinds"][others[2]]
+            lines.append(f"{path}: {_difference(leaf, others, *kinds)}")
     for key in ("optimizer", "calls_per_update"):
-        if here[key] != there[key]:
-            lines.append(f"{key.replace('_', ' ')}: {here[key]} here, {there[key]} there")
+        if this[key] != other[key]:
+            lines.append(f"{key.replace('_', ' ')}: {_both(this[key], other[key])}")
     return lines
+
+
+def _both(this: Any, other: Any) -> str:
+    return f"{this} in this plan, {other} in the other"
 
 
 def _difference(mine: list, other: list, one: dict[str, Any], two: dict[str, Any]) -> str:
@@ -41,7 +45,7 @@ def _difference(mine: list, other: list, one: dict[str, Any], two: dict[str, Any
     pairs["coupling"] = one["coupling"], two["coupling"]
     for name, (a, b) in pairs.items():
         if a != b:
-            return f"{name} {a} here, {b} there"
+            return f"{name} {_both(a, b)}"
     scale_only = "response" not in one and "response" not in two
     found = _curve_difference("decays", "", one["decay"], two["decay"], not scale_only)
     empty: dict[str, Any] = {"values": {"0": None}}
@@ -53,7 +57,7 @@ def _difference(mine: list, other: list, one: dict[str, Any], two: dict[str, Any
         for n, (a, b) in enumerate(zip(*row, strict=True)):
             if a != b:
                 after = ", ".join(f"{gradient:g}" for gradient in TRIED_GRADIENTS[: n + 1])
-                return f"steps by {_text(a)} here, by {_text(b)} there after gradients of {after}"
+                return f"steps {_by(a, b)} after gradients of {after}"
     return "computes its update in another way"
 
 
@@ -63,11 +67,11 @@ def _curve_difference(verb: str, what: str, one: dict, two: dict, tell_step: boo
         a, b = _at(one["values"], step), _at(two["values"], step)
         if a != b:
             when = f" at step {step}" if tell_step else ""
-            return f"{verb} by {_text(a)} here, by {_text(b)} there{what}{when}"
+            return f"{verb} {_by(a, b)}{what}{when}"
     jumps = one.get("jumps", []), two.get("jumps", [])
     if jumps[0] != jumps[1]:
         a, b = (", ".join(map(str, steps)) or "no step" for steps in jumps)
-        return f"{verb} otherwise{what} from step {a} here, from {b} there"
+        return f"{verb} otherwise{what}: from step {_both(a, b)}"
     between = one.get("between", {}), two.get("between", {})
     for step, end in zip(PROBED_STEPS, PROBED_STEPS[1:], strict=False):
         if between[0].get(str(step)) != between[1].get(str(step)):
@@ -79,5 +83,6 @@ def _at(values: dict[str, Any], step: int) -> Any:
     return values[str(max(int(known) for known in values if int(known) <= step))]
 
 
-def _text(value: float | None) -> str:
-    return "an unknown amount" if value is None else f"{value:g}"
+def _by(this: float | None, other: float | None) -> str:
+    amount = lambda x: "an unknown amount" if x is None else f"{x:g}"  # noqa: E731
+    return f"by {_both(amount(this), amount(other))}"
