@@ -130,6 +130,7 @@ UNLIKE = {
     "mup.MuAdam": None,
     "mup.MuAdamW": None,
     "paper.AdamWR": None,  # Normalized by the length of a restart.
+    "soap.SOAP": None,  # Its first step does not decay.
 }
 ABSOLUTE = ("big_vision.adafactor", "praxis.sharded_adafactor")  # No parameter scale.
 GROUPS = (
@@ -229,6 +230,7 @@ OWN = {
         reads_params=False
     ),
     "adafactor, parameter_scale": optimizer(optimizers.adafactor, "parameter_scale", twins.by_size),
+    "soap, lr": optimizer(optimizers.soap, "lr", refresh_every=2),
     "adams": Member(lambda x: optimizers.adams(LR, weight_decay=x, rules=RULES)),
     "grouped, lr": Member(grouped, twins.decoupled, LR, {"kernel": 0.5 * 3.0}),
     "grouped, l2": Member(lambda x: grouped(x, "l2"), IN_GRADIENT, factors={"kernel": 3.0}),
@@ -254,6 +256,7 @@ OWN = {
     "scale_by_lion": directed(preconditioners.scale_by_lion()),
     "scale_by_factored_rms": directed(preconditioners.scale_by_factored_rms(axes="last")),
     "scale_by_adafactor": directed(optimizers.scale_by_adafactor()),
+    "scale_by_soap": directed(preconditioners.scale_by_soap(refresh_every=2)),
     "scale_by_parameter_scale": Member(
         lambda x: preconditioners.scale_by_parameter_scale(), reads_params=True
     ),

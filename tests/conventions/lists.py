@@ -105,5 +105,16 @@ TWIN_VARIANTS = {
     "paper.AdamW": [{}, {"beta2": 0.95, "eps": 1e-3}],
     "paper.AdamWR": [{"first_steps": 20, "factor": 2}, {"first_steps": 70}],
     "paper.Adafactor": [{}, {"eps2": 0.1, "d": 0.5}],
+    # Of the 12 rows of a (12, 5) the first gradient does not say the basis: they have a null space.
+    "soap.SOAP": [
+        {"max_precond_dim": 10},
+        {
+            "max_precond_dim": 10,
+            "shampoo_beta": 0.9,
+            "precondition_frequency": 3,
+            "normalize_grads": True,
+            "correct_bias": False,
+        },
+    ],
     "paper.RAdam": [{}, {"betas": (0.9, 0.99), "eps": 1e-3}],
 }

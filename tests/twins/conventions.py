@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from tests.twins import adam_relatives
+from tests.twins import adam_relatives, second_order
 
 
 def moments(g, state, b1, b2):
@@ -395,6 +395,7 @@ TWINS = {
     "paper.AdamWR": paper_adamwr,
     "paper.Adafactor": paper_adafactor,
     "paper.RAdam": paper_radam,
+    **second_order.TWINS,
 }
 
 

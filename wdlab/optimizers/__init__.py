@@ -5,6 +5,7 @@ from wdlab.optimizers.adafactor_chain import adafactor, scale_by_adafactor
 from wdlab.optimizers.assembly import assemble, complete, scale_by_learning_rate
 from wdlab.optimizers.chains import adam, adamw, lionw, radamw, sgd, sgdw
 from wdlab.optimizers.injection import inject_hyperparams
+from wdlab.optimizers.second_order import soap
 from wdlab.optimizers.stable_decay import adams
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "scale_by_learning_rate",
     "sgd",
     "sgdw",
+    "soap",
 ]

@@ -1,4 +1,4 @@
-"""Gradient -> direction, without rate, sign or decay: Adam, Lion, Adafactor's parts, clipping."""
+"""Gradient -> direction, without rate, sign or decay: Adam, Lion, Adafactor's, SOAP, clipping."""
 
 from wdlab.preconditioners.adam import (
     NesterovAdamState,
@@ -25,6 +25,7 @@ from wdlab.preconditioners.parameter_scale import (
     decay_weights_by_parameter_scale,
     scale_by_parameter_scale,
 )
+from wdlab.preconditioners.soap import ScaleBySoapState, scale_by_soap
 
 __all__ = [
     "ClippingDirection",
@@ -37,6 +38,7 @@ __all__ = [
     "ScaleByAdanState",
     "ScaleByAdemamixState",
     "ScaleByAdoptState",
+    "ScaleBySoapState",
     "clip_by_block_rms",
     "clip_by_global_norm",
     "clip_by_leaf_norm",
@@ -53,4 +55,5 @@ __all__ = [
     "scale_by_lion",
     "scale_by_nesterov_adam",
     "scale_by_parameter_scale",
+    "scale_by_soap",
 ]
