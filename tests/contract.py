@@ -154,6 +154,15 @@ def directed(direction):
     return Member(lambda weight_decay: direction)
 
 
+def of_matrices(direction):
+    """A direction of matrices alone, beside leaves that are none."""
+    is_matrix = {"layer": {name: len(shape) == 2 for name, shape in SHAPES.items()}}
+    part = lambda params: {  # noqa: E731
+        "layer": {name: is_matrix["layer"][name] for name in params["layer"]}
+    }
+    return directed(optax.masked(direction, part))
+
+
 OWN = {
     "add_l2_gradient": Member(lambda x: decay.add_l2_gradient(x, rules=RULES), IN_GRADIENT),
     "decay_weights": Member(lambda x: decay.decay_weights(x, rules=RULES), twins.decoupled),
@@ -254,6 +263,9 @@ OWN = {
     "scale_by_adopt": directed(preconditioners.scale_by_adopt(clip_exponent=None)),
     "scale_by_nesterov_adam": directed(preconditioners.scale_by_nesterov_adam(0.9, 0.99, 1e-8)),
     "scale_by_lion": directed(preconditioners.scale_by_lion()),
+    "orthogonalize": of_matrices(preconditioners.orthogonalize(dtype="float32")),
+    "scale_by_neuron_rms": of_matrices(preconditioners.scale_by_neuron_rms()),
+    "scale_by_matrix_shape": of_matrices(preconditioners.scale_by_matrix_shape("rms")),
     "scale_by_factored_rms": directed(preconditioners.scale_by_factored_rms(axes="last")),
     "scale_by_adafactor": directed(optimizers.scale_by_adafactor()),
     "scale_by_soap": directed(preconditioners.scale_by_soap(refresh_every=2)),

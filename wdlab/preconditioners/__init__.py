@@ -1,4 +1,4 @@
-"""Gradient -> direction, without rate, sign or decay: Adam, Lion, Adafactor's, SOAP, clipping."""
+"""Gradient -> direction, without rate, sign or decay: Adam, Lion, Muon, SOAP, ..., clipping."""
 
 from wdlab.preconditioners.adam import (
     NesterovAdamState,
@@ -16,11 +16,29 @@ from wdlab.preconditioners.clipping import (
     clip_by_leaf_norm,
     clipping_divisor,
 )
+from wdlab.preconditioners.coefficients import COEFFICIENTS, CoefficientSet
 from wdlab.preconditioners.factored import FactoredAxes, FactoredEpsilon, scale_by_factored_rms
 from wdlab.preconditioners.heavy_ball import momentum
 from wdlab.preconditioners.lion import scale_by_lion
 from wdlab.preconditioners.mars import FirstGradient, ReduceVarianceState, reduce_variance
+from wdlab.preconditioners.matrix_axes import (
+    FLAX_ATTENTION,
+    TORCH_AXES,
+    MatrixAxes,
+    MatrixRule,
+)
+from wdlab.preconditioners.matrix_scaling import (
+    FLAX_AXES,
+    MatrixScaling,
+    ScaleByNeuronRmsState,
+    scale_by_matrix_shape,
+    scale_by_neuron_rms,
+    shape_factor,
+)
+from wdlab.preconditioners.matrix_view import MatrixView
 from wdlab.preconditioners.moments import one_minus_power
+from wdlab.preconditioners.newton_schulz import newton_schulz
+from wdlab.preconditioners.orthogonalized import OrthogonalizeState, orthogonalize
 from wdlab.preconditioners.parameter_scale import (
     decay_weights_by_parameter_scale,
     scale_by_parameter_scale,
@@ -28,24 +46,37 @@ from wdlab.preconditioners.parameter_scale import (
 from wdlab.preconditioners.soap import ScaleBySoapState, scale_by_soap
 
 __all__ = [
+    "COEFFICIENTS",
     "ClippingDirection",
+    "CoefficientSet",
+    "FLAX_ATTENTION",
+    "FLAX_AXES",
     "FactoredAxes",
     "FactoredEpsilon",
     "FirstGradient",
+    "MatrixAxes",
+    "MatrixRule",
+    "MatrixScaling",
+    "MatrixView",
     "NesterovAdamState",
+    "OrthogonalizeState",
     "ReduceVarianceState",
     "ScaleByAdamState",
     "ScaleByAdanState",
     "ScaleByAdemamixState",
     "ScaleByAdoptState",
+    "ScaleByNeuronRmsState",
     "ScaleBySoapState",
+    "TORCH_AXES",
     "clip_by_block_rms",
     "clip_by_global_norm",
     "clip_by_leaf_norm",
     "clipping_divisor",
     "decay_weights_by_parameter_scale",
     "momentum",
+    "newton_schulz",
     "one_minus_power",
+    "orthogonalize",
     "reduce_variance",
     "scale_by_adam",
     "scale_by_adan",
@@ -53,7 +84,10 @@ __all__ = [
     "scale_by_adopt",
     "scale_by_factored_rms",
     "scale_by_lion",
+    "scale_by_matrix_shape",
     "scale_by_nesterov_adam",
+    "scale_by_neuron_rms",
     "scale_by_parameter_scale",
     "scale_by_soap",
+    "shape_factor",
 ]
