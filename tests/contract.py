@@ -156,10 +156,7 @@ def directed(direction):
 
 def of_matrices(direction):
     """A direction of matrices alone, beside leaves that are none."""
-    is_matrix = {"layer": {name: len(shape) == 2 for name, shape in SHAPES.items()}}
-    part = lambda params: {  # noqa: E731
-        "layer": {name: is_matrix["layer"][name] for name in params["layer"]}
-    }
+    part = lambda params: jax.tree.map(lambda p: jnp.ndim(p) == 2, params)  # noqa: E731
     return directed(optax.masked(direction, part))
 
 

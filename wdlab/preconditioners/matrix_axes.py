@@ -176,6 +176,7 @@ TORCH_AXES = MatrixAxes("out_in", kernels="flatten")
 def _view_of_rule(rule: MatrixRule, path: str, shape: tuple[int, ...]) -> MatrixView:
     rank, sides = len(shape), []
     for axes in (rule.rows, rule.columns):
+        axes = (axes,) if isinstance(axes, int) else axes  # For type checkers; they are tuples.
         if any(not -rank <= axis < rank for axis in axes):
             raise ValueError(f"{rule} names an axis that {path!r}, shape {shape}, does not have.")
         sides.append(tuple(axis % rank for axis in axes))
