@@ -126,6 +126,7 @@ UNLIKE = {
     "keras.Adafactor": None,  # Its step measures the decayed weights.
     "modded_nanogpt.Adam": functools.partial(twins.cautious, ties="keep"),
     "proximal": twins.proximal,
+    "optimi.StableAdamW": None,  # Divided by the gradients' size.
     "mup.MuSGD": None,  # By widths, which mu_sgd and mu_adam below test.
     "mup.MuAdam": None,
     "mup.MuAdamW": None,
@@ -266,6 +267,7 @@ OWN = {
     "scale_by_factored_rms": directed(preconditioners.scale_by_factored_rms(axes="last")),
     "scale_by_adafactor": directed(optimizers.scale_by_adafactor()),
     "scale_by_soap": directed(preconditioners.scale_by_soap(refresh_every=2)),
+    "scale_by_stable_adam": directed(preconditioners.scale_by_stable_adam(0.9, 0.5)),
     "scale_by_parameter_scale": Member(
         lambda x: preconditioners.scale_by_parameter_scale(), reads_params=True
     ),
@@ -276,7 +278,17 @@ OWN = {
     "complete": around(lambda tx: optimizers.complete("mine", tx, RULES, complex_ok=True)),
     "clip_by_block_rms": directed(preconditioners.clip_by_block_rms(0.1)),
 }
-CONVENTIONS = {name: convention(name) for name in conventions.names()}
+
+
+def builder(name):
+    """What is asked of a convention is asked of what builds it, once for each decay."""
+    known = conventions.get(name)
+    return known.make, known.coupling_for({**known.defaults, **REQUIRED.get(name, {})}), known.order
+
+
+CONVENTIONS = {
+    name: convention(name) for name in {builder(n): n for n in conventions.names()}.values()
+}
 MEMBERS = OWN | CONVENTIONS
 
 

@@ -13,6 +13,10 @@ LIVE = frozenset(
         *(f"optax.{name}" for name in ("adamw", "adafactor", "lion", "lamb")),
         *(f"keras.{name}" for name in ("AdamW", "SGD", "Adafactor", "Lion")),
         *("transformers.Adafactor", "lion_pytorch.Lion"),
+        *(
+            f"optimi.{name}"
+            for name in ("Adam", "AdamW", "RAdam", "Lion", "SGD", "StableAdamW", "Adan")
+        ),
         *(f"mup.{name}" for name in ("MuSGD", "MuAdam", "MuAdamW")),
     }
 )
@@ -101,6 +105,13 @@ TWIN_VARIANTS = {
         {"optimize_1d": True, "mars_type": "mars-lion", "gamma": 0.5},
         {"amsgrad": True, "lr_1d": 0.1, "betas_1d": (0.5, 0.9), "weight_decay_1d": 0.5},
     ],
+    "optimi.Adam": [{}],
+    "optimi.AdamW": [{"decouple_lr": True, "max_lr": 2e-2}],
+    "optimi.RAdam": [{"decouple_wd": True}],
+    "optimi.Lion": [{"decouple_lr": True}],
+    "optimi.SGD": [{"momentum": 0.9, "dampening": True, "torch_init": True}],
+    "optimi.StableAdamW": [{}, {"decouple_lr": True, "betas": (0.5, 0.95), "eps": 1e-2}],
+    "optimi.Adan": [{}, {"decouple_lr": True}],
     "paper.SGDW": [{}, {"beta1": 0.0}],
     "paper.AdamW": [{}, {"beta2": 0.95, "eps": 1e-3}],
     "paper.AdamWR": [{"first_steps": 20, "factor": 2}, {"first_steps": 70}],

@@ -32,6 +32,8 @@ WHY_NOT = {
     "mup.MuAdam": "no number is equal",
     "transformers.Adafactor": "size of each leaf",
     "fairseq.Adafactor": "size of each leaf",
+    "optimi.Adam": "With decouple_wd=True it is decoupled",
+    "optimi.RAdam": "With decouple_wd=True it is decoupled",
     "adopt.ADOPT": "With decouple=True it is decoupled",
     "optax.lamb": "trust ratio",
     "paper.Adafactor": "no weight decay",

@@ -1,6 +1,10 @@
-"""Runs optimizers of PyTorch's interface: torch, transformers, lion-pytorch, pytorch-optimizer."""
+"""Runs optimizers of PyTorch's interface: torch, transformers, lion-pytorch, optimi and others."""
 
 import importlib
+import importlib.util
+import sys
+import types
+from unittest import mock
 
 import numpy as np
 import torch
@@ -12,7 +16,27 @@ MODULES = {
     "transformers": "transformers.optimization",
     "lion_pytorch": "lion_pytorch",
     "pytorch_optimizer": "pytorch_optimizer",
+    "optimi": "optimi",
+    "timm": "timm.optim",
 }
+CLASSES = {"timm.AdamW": "AdamWLegacy"}
+
+
+def original(name):
+    """The real class of a key."""
+    system, attribute = name.split(".")
+    return getattr(_module(MODULES[system]), CLASSES.get(name, attribute))
+
+
+def _module(name):
+    """A module; timm's optimizers beneath an empty parent, for timm itself asks for torchvision."""
+    if name != "timm.optim":
+        return importlib.import_module(name)
+    parent = types.ModuleType("timm")
+    parent.__spec__ = importlib.util.find_spec("timm")
+    parent.__path__ = parent.__spec__.submodule_search_locations
+    with mock.patch.dict(sys.modules, {"timm": parent}):
+        return importlib.import_module(name)
 
 
 def run(name, hyperparameters, params, grads_per_step, lr_per_step, dtype):
@@ -27,8 +51,7 @@ def run(name, hyperparameters, params, grads_per_step, lr_per_step, dtype):
       lr_per_step: One learning rate per step, set in the parameter group before it.
       dtype: numpy.float32 or numpy.float64.
     """
-    system, class_name = name.split(".")
-    optimizer_class = getattr(importlib.import_module(MODULES[system]), class_name)
+    optimizer_class = original(name)
     leaves = {
         leaf: torch.nn.Parameter(torch.from_numpy(np.array(value, dtype)))
         for leaf, value in params.items()

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 from tests.conventions.lists import LIVE
-from tests.oracles import run_optax, run_torch, run_wdlab
+from tests.oracles import package_variants, run_optax, run_torch, run_wdlab
 from tests.oracles.compare import BOUNDS, DTYPES, deviation
 from tests.oracles.trajectories import DECAYS, PEAK_LEARNING_RATE
 from wdlab import conventions  # noqa: E402
@@ -76,6 +76,7 @@ VARIANTS = {
     ],
     "lion_pytorch.Lion": [{}, {"decoupled_weight_decay": True, "betas": (0.5, 0.8)}],
 }
+VARIANTS |= package_variants.VARIANTS
 # In float64 runs these have float32 inside: beta2_t, the averages, ASGD's rate of the next step.
 PARTLY_FLOAT32 = {"optax.adafactor", "keras.Adafactor", "torch.ASGD"}
 CASES = [(name, i) for name, variants in VARIANTS.items() for i in range(len(variants))]
@@ -177,13 +178,11 @@ def test_momentum_of_big_vision_is_kept_in_bfloat16():
 
 def original(name):
     """The real class or function of a key."""
-    modules = {
-        "torch": "torch.optim",
-        "keras": "keras.optimizers",
-        "transformers": "transformers.optimization",
-    }
+    modules = {"keras": "keras.optimizers", "optax": "optax"}
     system, attribute = name.split(".")
-    return getattr(importlib.import_module(modules.get(system, system)), attribute)
+    if system in modules:
+        return getattr(importlib.import_module(modules[system]), attribute)
+    return run_torch.original(name)
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
@@ -203,6 +202,7 @@ def test_defaults_are_those_of_the_signature(name):
     ignored = {"params", "lr", "learning_rate", "kwargs", "foreach", "capturable", "fused"}
     ignored |= {"differentiable", "use_triton", "mask", "weight_decay_mask", "name", "use_ema"}
     ignored |= {"ema_overwrite_frequency", "ema_momentum", "loss_scale_factor"}
+    ignored |= {"triton", *convention.refused}
     assert set(parameters) - ignored == set(convention.defaults)
 
 

@@ -106,10 +106,95 @@ def mars(p, g, state, t, lr, h):
     return p - lr * (h["weight_decay"] * p + update)
 
 
+def optimi_shrink(lr, h):
+    """Of a decoupled decay: lambda lr_t, or lambda lr_t / max_lr."""
+    return h["weight_decay"] * (lr / (h["max_lr"] or h["peak"]) if h["decouple_lr"] else lr)
+
+
+def optimi_decay(p, g, lr, h):
+    """The weights and the gradient after the decay."""
+    if h.get("decouple_wd", True) or h["decouple_lr"]:
+        return p * (1 - optimi_shrink(lr, h)), g
+    return p, g + h["weight_decay"] * p
+
+
+def debiased(b, t):
+    """The rate of an average that needs no correction afterwards."""
+    return (b**t - b) / (b**t - 1)
+
+
+def optimi_moments(g, state, t, h):
+    for name, b, new in (("m", h["betas"][0], g), ("v", h["betas"][1], g * g)):
+        rate = debiased(b, t)
+        state[name] = state.get(name, 0.0) * rate + (1 - rate) * new
+    return state["m"], state["v"]
+
+
+def optimi_adam(p, g, state, t, lr, h):
+    p, g = optimi_decay(p, g, lr, h)
+    m, v = optimi_moments(g, state, t, h)
+    return p - lr * m / (np.sqrt(v) + h["eps"])
+
+
+def optimi_radam(p, g, state, t, lr, h):
+    p, g = optimi_decay(p, g, lr, h)
+    m, v = optimi_moments(g, state, t, h)
+    b2 = h["betas"][1]
+    longest = 2 / (1 - b2) - 1
+    rho = longest - 2 * t * b2**t / (1 - b2**t)
+    if rho <= 5:
+        return p - lr * m
+    r = math.sqrt((rho - 4) * (rho - 2) * longest / ((longest - 4) * (longest - 2) * rho))
+    return p - lr * r * m / (np.sqrt(v) + h["eps"])
+
+
+def optimi_lion(p, g, state, t, lr, h):
+    b1, b2 = h["betas"]
+    p, m = p * (1 - optimi_shrink(lr, h)), state.get("m", 0.0 * g)
+    state["m"] = m + (1 - b2) * (g - m)
+    return p - lr * np.sign(m + (1 - b1) * (g - m))
+
+
+def optimi_sgd(p, g, state, t, lr, h):
+    p, g = optimi_decay(p, g, lr, h)
+    mu = h["momentum"]
+    if mu == 0:
+        return p - lr * g
+    b = state.get("b", g if h["dampening"] and h["torch_init"] else 0.0)
+    state["b"] = b + (1 - mu) * (g - b) if h["dampening"] else mu * b + g
+    return p - lr * state["b"]
+
+
+def optimi_stable_adamw(p, g, state, t, lr, h):
+    m, v = optimi_moments(g, state, t, h)
+    lr = lr / max(1.0, math.sqrt(float(np.mean(g * g / np.maximum(v, h["eps"] ** 2)))))
+    p = p * (1 - optimi_shrink(lr, h))
+    return p - lr * m / (np.sqrt(v) + h["eps"])
+
+
+def optimi_adan(p, g, state, t, lr, h):
+    b1, b2, b3 = h["betas"]
+    change = g - state.get("last", g)
+    state["last"] = g
+    ahead = g + b2 * change
+    for name, b, new in (("m", b1, g), ("d", b2, change), ("n", b3, ahead * ahead)):
+        rate = debiased(b, t)
+        state[name] = state.get(name, 0.0) * rate + (1 - rate) * new
+    root = np.sqrt(state["n"]) + h["eps"]
+    return (p - lr * state["m"] / root - lr * b2 * state["d"] / root) / (1 + optimi_shrink(lr, h))
+
+
 TWINS = {
     "ademamix.AdEMAMix": ademamix,
     "ademamix.ademamix": ademamix_optax,
     "adan.Adan": adan,
     "adopt.ADOPT": adopt,
     "mars.MARS": mars,
+    "optimi.Adam": optimi_adam,
+    "optimi.AdamW": optimi_adam,
+    "optimi.RAdam": optimi_radam,
+    "optimi.Lion": optimi_lion,
+    "optimi.SGD": optimi_sgd,
+    "optimi.StableAdamW": optimi_stable_adamw,
+    "optimi.Adan": optimi_adan,
 }

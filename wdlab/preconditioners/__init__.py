@@ -44,6 +44,7 @@ from wdlab.preconditioners.parameter_scale import (
     scale_by_parameter_scale,
 )
 from wdlab.preconditioners.soap import ScaleBySoapState, scale_by_soap
+from wdlab.preconditioners.stable_adam import RootEpsilon, StableAdamState, scale_by_stable_adam
 
 __all__ = [
     "COEFFICIENTS",
@@ -61,12 +62,14 @@ __all__ = [
     "NesterovAdamState",
     "OrthogonalizeState",
     "ReduceVarianceState",
+    "RootEpsilon",
     "ScaleByAdamState",
     "ScaleByAdanState",
     "ScaleByAdemamixState",
     "ScaleByAdoptState",
     "ScaleByNeuronRmsState",
     "ScaleBySoapState",
+    "StableAdamState",
     "TORCH_AXES",
     "clip_by_block_rms",
     "clip_by_global_norm",
@@ -89,5 +92,6 @@ __all__ = [
     "scale_by_neuron_rms",
     "scale_by_parameter_scale",
     "scale_by_soap",
+    "scale_by_stable_adam",
     "shape_factor",
 ]
