@@ -39,7 +39,7 @@ def normalize_rules(rules: PyTree) -> PyTree:
       TypeError: If ``rules`` is or holds a function, a string, or a lone Rule.
 
     >>> normalize_rules([Rule(".*")])
-    (Rule(pattern='.*', scale=1.0, ndim=None, optional=False),)
+    (Rule(pattern='.*', scale=1.0, ndim=None, optional=False, role=None),)
     """
     leaves = jax.tree.leaves(rules, is_leaf=lambda node: isinstance(node, Rule))
     if callable(rules) or any(callable(leaf) for leaf in leaves):

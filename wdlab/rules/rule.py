@@ -8,9 +8,20 @@ from typing import Any
 import jax
 import numpy as np
 
+from wdlab._core.checks import check_choice
 from wdlab.rules.patterns import compile_pattern
 
 Ndim = int | tuple[int, int | None] | None
+# What a leaf can be. Where the places at which it is used differ, the one named first counts.
+ROLES = (
+    *("embedding", "kernel", "matrix", "head", "scale", "gate", "position", "bias"),
+    *("unused", "unknown"),
+)
+# Further words that go with them.
+WORDS = (
+    *("scale-invariant", "before a matrix", "after a matrix", "of a weight", "grouped", "token"),
+    *("state", "penalty", "no gradient"),
+)
 
 
 @dataclass(frozen=True)
@@ -27,22 +38,41 @@ class Rule:
         that the leaf must have as well. Prefer paths: rank is not role in Flax, where attention
         biases have rank 2 and every leaf under ``nn.scan`` has one dimension more.
       optional: Whether :func:`check_rules` lets the rule match nothing, as those of presets may.
+      role: What the leaf must be as well, one of :data:`ROLES` or a further word of
+        ``wdlab.rules.roles``: "matrix", "scale-invariant". Such rules go through
+        ``wdlab.rules.by_role`` first, which knows the roles.
 
     Raises:
       TypeError, ValueError: If an argument is not as above.
 
     >>> Rule("(.*/)?bias", 0.0)
-    Rule(pattern='(.*/)?bias', scale=0.0, ndim=None, optional=False)
+    Rule(pattern='(.*/)?bias', scale=0.0, ndim=None, optional=False, role=None)
+    >>> Rule(role="matrix").pattern
+    '.*'
     """
 
-    pattern: str
+    pattern: str = ".*"
     scale: float = 1.0
     ndim: Ndim = None
     optional: bool = False
+    role: str | None = None
 
     def __init__(
-        self, pattern: str, scale: float = 1.0, *, ndim: Ndim = None, optional: bool = False
+        self,
+        pattern: str | None = None,
+        scale: float = 1.0,
+        *,
+        ndim: Ndim = None,
+        optional: bool = False,
+        role: str | None = None,
     ):
+        if role is not None:
+            check_choice("Rule: role", role, (*ROLES, *WORDS))
+        elif pattern is None:
+            raise TypeError(
+                "Rule needs a pattern or a role. Write Rule('.*') or Rule(role='bias')."
+            )
+        pattern = ".*" if pattern is None else pattern
         if not isinstance(pattern, str):
             raise TypeError(f"Rule: pattern must be a string, got {pattern!r}.")
         try:
@@ -54,16 +84,36 @@ class Rule:
                 f"Rule: ndim must be None, a rank or a (low, high) pair, got {ndim!r}."
             )
         object.__setattr__(self, "pattern", pattern)
-        object.__setattr__(self, "scale", scale_value(scale, f"the scale of Rule({pattern!r})"))
+        what = repr(pattern) if role is None else f"role={role!r}"
+        object.__setattr__(self, "scale", scale_value(scale, f"the scale of Rule({what})"))
         object.__setattr__(self, "ndim", ndim)
         object.__setattr__(self, "optional", bool(optional))
+        object.__setattr__(self, "role", role)
 
-    def matches(self, path: str, ndim: int) -> bool:
-        """Whether a leaf of that path and rank falls under this rule.
+    def matches(self, path: str, ndim: int, role: str | None = None) -> bool:
+        """Whether a leaf falls under this rule.
+
+        Args:
+          path: The leaf's path.
+          ndim: Its rank.
+          role: What ``wdlab.rules.roles`` says that it is.
+
+        Raises:
+          ValueError: If the rule goes by role, and the leaf's is not given.
 
         >>> Rule(".*", ndim=(2, None)).matches("dense/kernel", 2)
         True
+        >>> Rule(role="head").matches("wte/embedding", 2, "embedding, head")
+        True
         """
+        if self.role is not None:
+            if role is None:
+                raise ValueError(
+                    f"Rule(role={self.role!r}) needs to know what each parameter is. Write rules="
+                    "wdlab.rules.by_role(rules, wdlab.rules.roles(loss_fn, params, batch), params)."
+                )
+            if self.role not in role.split(", "):
+                return False
         if compile_pattern(self.pattern).fullmatch(path) is None:
             return False
         if self.ndim is None:
