@@ -31,7 +31,14 @@ from wdlab import (
 from wdlab.conventions import convert
 from wdlab.decay import add_l2_gradient, decay_weights, freeze
 from wdlab.groups import print_groups
-from wdlab.instruments import DecayPlan, decay_plan, decay_profile, inspect_decay, print_decay
+from wdlab.instruments import (
+    DecayPlan,
+    decay_plan,
+    decay_profile,
+    equivalent,
+    inspect_decay,
+    print_decay,
+)
 from wdlab.optimizers import inject_hyperparams
 from wdlab.preconditioners import clip_by_block_rms, clip_by_global_norm
 from wdlab.rules import Rule, check_rules, decay_scales
@@ -52,6 +59,7 @@ __all__ = [
     "decay_profile",
     "decay_scales",
     "decay_weights",
+    "equivalent",
     "freeze",
     "from_torch",
     "groups",

@@ -137,6 +137,7 @@ CASES = {
     "by squareness": (by_shape(lambda p: len({*p.shape}) < p.ndim), NONE | {"square": 1e-4}, 1),
     "apply_every": (optax.chain(ADAMW, optax.apply_every(4)), dict.fromkeys(WIDE, 4e-4), 4),
     "MultiSteps": (optax.MultiSteps(ADAMW, 3).gradient_transformation(), ALL, 3),
+    "MultiSteps of many": (optax.MultiSteps(ADAMW, 16).gradient_transformation(), ALL, 16),
     "another count": (odd_count(), dict.fromkeys(WIDE, 0.1), 1),
     "schedule free": (contrib.schedule_free_adamw(1e-3, weight_decay=0.0), NONE, 1),
     "schedule free, decayed": (contrib.schedule_free_adamw(1e-3, weight_decay=0.1), ALL, 1),

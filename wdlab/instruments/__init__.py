@@ -2,6 +2,7 @@
 
 from wdlab._core.dtypes import lost_to_rounding
 from wdlab.instruments.curvature import gradient_weight_cosines, rescaling_error
+from wdlab.instruments.equivalence import Difference, Equivalence, equivalent
 from wdlab.instruments.forecast import DecayProfile, decay_profile
 from wdlab.instruments.hessian import (
     Eigenvalues,
@@ -43,8 +44,10 @@ __all__ = [
     "DecayProfile",
     "DecayRow",
     "DecayTable",
+    "Difference",
     "Eigenvalues",
     "Equilibrium",
+    "Equivalence",
     "Estimate",
     "LeafPlan",
     "angular_update",
@@ -56,6 +59,7 @@ __all__ = [
     "dot",
     "effective_learning_rate",
     "equilibrium",
+    "equivalent",
     "gradient_weight_cosines",
     "group_norms",
     "hessian_eigenvalues",

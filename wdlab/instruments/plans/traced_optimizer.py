@@ -4,15 +4,14 @@ Every decision by path, size or shape is the one of the run, and nothing of the 
 computed. Leaves that do the same are one kind, and so are arrays of the state.
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
+from wdlab.instruments.plans.traced_update import trace_update
 from wdlab.instruments.plans.uniform_programs import Program
 from wdlab.instruments.plans.uniform_tracing import trace
 
@@ -47,7 +46,7 @@ class TracedOptimizer:
         init, self.state = jax.make_jaxpr(tx.init, return_shape=True)(params)
         # Lookahead's update takes the gradients of one of its two copies.
         gradients = params.fast if isinstance(params, optax.LookaheadParams) else params
-        update = _trace_update(tx, gradients, self.state, params)
+        update = trace_update(tx, gradients, self.state, params)
         self._init = Program()
         weights = [self._init.input("weight")] * len(jax.tree.leaves(params))
         first = trace(self._init, init, weights)
@@ -163,11 +162,13 @@ class TracedOptimizer:
     def _call(
         self, state: State, weights: Array, gradients: Array, wanted: Sequence[int]
     ) -> tuple[list[Array], State]:
-        values = [np.asarray(x, float) for x in (weights, gradients, 1.0)]
-        given = dict(zip(self._inputs + self._states, values + state, strict=True))
-        found = self._program.run(given, [*wanted, *self._next])
+        found = self._program.run(self._given(state, weights, gradients), [*wanted, *self._next])
         updates = [np.where(unknown, np.nan, u) for u, unknown in found[: len(wanted)]]
         return updates, found[len(wanted) :]
+
+    def _given(self, state: State, weights: Array, gradients: Array) -> dict[int, Any]:
+        values = [np.asarray(x, float) for x in (weights, gradients, 1.0)]
+        return dict(zip(self._inputs + self._states, values + state, strict=True))
 
     def _period(self) -> int:
         """Calls from one update of the weights to the next."""
@@ -177,13 +178,28 @@ class TracedOptimizer:
             updates, state = self._call(state, 1.0, _GRADIENT, self.updates)
             history.append(self._numbers(state, "i"))
             moved += [call] if any(np.any(u) for u in updates) else []
-            if call == 3 and (moved == [0, 1, 2, 3] or not np.any(np.diff(history, 2, axis=0))):
+            if call == 3 and (moved == [0, 1, 2, 3] or self._only_counts(history)):
                 return 1
             if len(moved) > 2 and call > 3 and np.ptp(np.diff(moved[-3:])) == 0:
                 return moved[-1] - moved[-2]
         if moved:
             raise ValueError("gradients are accumulated over a varying number of calls")
         return 1
+
+    def _only_counts(self, history: list[Array]) -> bool:
+        """Whether the whole numbers of the state grow evenly and never start again."""
+        if np.any(np.diff(history, 2, axis=0)):
+            return False
+        state = self.start(1.0)
+        places = [c for c in self._scalars if state[c][0].dtype.kind == "i"]
+        wanted = [self._next[c] for c in places]
+        for _ in range(_MOST_CALLS):
+            after = self._program.run(self._given(state, 1.0, _GRADIENT), wanted)
+            if any(np.any(new[0] < state[c][0]) for c, new in zip(places, after, strict=True)):
+                return False
+            for c, new in zip(places, after, strict=True):
+                state[c] = new
+        return True
 
     def _find_counts(self) -> None:
         """Finds the scalars in the state that tell how many updates were made, and their values."""
@@ -229,15 +245,3 @@ class TracedOptimizer:
         known = [x.dtype.kind in kinds and not np.any(unknown) for x, unknown in values]
         pairs = zip(values, known, strict=True)
         return np.asarray([float(np.ravel(x)[0]) if yes else 0.0 for (x, _), yes in pairs])
-
-
-def _trace_update(tx: Any, gradients: PyTree, state: PyTree, params: PyTree) -> Any:
-    """The traced update; with a loss as ``value`` for those that do not go without."""
-    try:
-        return jax.make_jaxpr(tx.update)(gradients, state, params)
-    except Exception:
-        loss = jax.ShapeDtypeStruct((), jnp.float32)
-        with contextlib.suppress(Exception):
-            with_loss = jax.make_jaxpr(lambda g, s, p, loss: tx.update(g, s, p, value=loss))
-            return with_loss(gradients, state, params, loss)
-        raise  # The first error says what is missing.
