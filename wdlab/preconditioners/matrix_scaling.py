@@ -39,6 +39,7 @@ def shape_factor(scaling: MatrixScaling, rms: float, rows: int, columns: int) ->
     >>> [shape_factor(scaling, 0.2, 400, 100) for scaling in ("original", "rms", "spectral")]
     [2.0, 4.0, 2.0]
     """
+    rows, columns = max(rows, 1), max(columns, 1)  # A leaf may be empty.
     if scaling == "original":
         return math.sqrt(max(1.0, rows / columns))
     if scaling == "rms":
@@ -147,7 +148,9 @@ def scale_by_neuron_rms(
 
     def means(x: jax.Array, view: MatrixView) -> tuple[jax.Array, ...]:
         blocks = view.blocks(x.astype(working_dtype(x)))
-        return tuple(jnp.mean(b * b, axis=averaged_axis(b, view)) for b in blocks)
+        sides = [averaged_axis(block, view) for block in blocks]
+        pairs = zip(blocks, sides, strict=True)
+        return tuple(jnp.sum(b * b, axis=a) / max(b.shape[a], 1) for b, a in pairs)
 
     def init_fn(params: PyTree) -> ScaleByNeuronRmsState:
         check_real("scale_by_neuron_rms", params)
