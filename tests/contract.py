@@ -230,6 +230,7 @@ OWN = {
     "adam, l2": optimizer(optimizers.adam, "l2"),
     "adamw, schedule": optimizer(optimizers.adamw, "schedule"),
     "adamw, lr2": optimizer(optimizers.adamw, "lr2"),
+    "adamw, lr2_over_peak": optimizer(optimizers.adamw, "lr2_over_peak"),
     "radamw, lr": optimizer(optimizers.radamw, "lr"),
     "lionw, constant": optimizer(optimizers.lionw, "constant"),
     "adafactor, lr": optimizer(optimizers.adafactor, "lr"),

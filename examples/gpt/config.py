@@ -22,7 +22,7 @@ from examples.runs.settings import (
 
 LENGTH = Range(lambda count: 0 <= count <= 1_000_000, "from 0 to 1000000")
 SUBSTRINGS = "substrings"  # rules="substrings": by the names in wd_substrings_include
-Coupling = Literal["schedule", "lr", "lr2", "constant", "l2"]
+Coupling = Literal["schedule", "lr", "lr2", "lr2_over_peak", "constant", "l2"]
 InitFrom = Literal["scratch", "resume", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
 Rules = Literal[
     "substrings", "ALL", "NO_BIAS_OR_NORM", "KERNELS_ONLY", "MATRICES_ONLY", "BERT", "NANOGPT",

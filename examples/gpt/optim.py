@@ -5,7 +5,7 @@ import optax
 import wdlab
 from examples.runs import conventions
 from wdlab.preconditioners import momentum
-from wdlab.schedules import ScalarOrSchedule, Schedule, squared
+from wdlab.schedules import ScalarOrSchedule, Schedule, multiplier_of
 from wdlab.training import skip_nonfinite
 
 from .config import SUBSTRINGS, Config
@@ -45,16 +45,9 @@ def is_decoupled(config: Config) -> bool:
     return not config.convention and config.opt_type == "adam" and config.coupling != "l2"
 
 
-def decay_multiplier(config: Config) -> ScalarOrSchedule | None:
+def decay_multiplier(config: Config) -> ScalarOrSchedule:
     """What ``weight_decay`` is multiplied by at each step: the meaning of the coupling."""
-    lr = learning_rate(config)
-    return {
-        "schedule": wdlab.schedule_multiplier(lr),
-        "lr": lr,
-        "lr2": squared(lr),
-        "constant": None,
-        "l2": None,
-    }[config.coupling]
+    return multiplier_of(config.coupling, learning_rate(config))
 
 
 def l2_penalty(config: Config) -> optax.GradientTransformation:

@@ -19,6 +19,7 @@ COUPLINGS = {
     "constant": ("constant: optax.adafactor", ":"),
     "schedule": ("schedule: AdamW paper", "-"),
     "lr": ("lr: torch, optax.adamw", "--"),
+    "lr2_over_peak": ("lr2_over_peak: AdamC", (0, (5, 1, 1, 1, 1, 1))),
     "lr2": ("lr2: PaLM", "-."),
 }
 
@@ -42,13 +43,13 @@ def draw() -> Figure:
     for coupling, (label, style) in COUPLINGS.items():
         shrink = shrinks(coupling)
         rest = np.concatenate([[1.0], np.cumprod(1 - shrink)])
-        left.plot(shrink, style, label=label, linewidth=2)
-        right.plot(rest, style, label=label, linewidth=2)
+        left.plot(shrink, linestyle=style, label=label, linewidth=2)
+        right.plot(rest, linestyle=style, label=label, linewidth=2)
     left.set(yscale="log", ylim=(1e-10, 1), xlabel="step", ylabel="share that a step takes")
     right.set(ylim=(-0.03, 1.05), xlabel="step", ylabel="what is left")
     right.legend(loc="center right", bbox_to_anchor=(1.0, 0.3), fontsize=9)
     figure.suptitle(
-        "weight_decay=0.1, four couplings: learning rate up to 1e-3, then a cosine; no gradient"
+        "weight_decay=0.1, five couplings: learning rate up to 1e-3, then a cosine; no gradient"
     )
     return figure
 

@@ -92,6 +92,7 @@ def twin(params, grads, *, coupling, follows, weight_decay):
                 rate, top = 0.01, 0.01
             lr, unit = (rate, top) if follows == "group" else (base, peak)
             kappa = {"lr": lr, "lr2": lr**2, "schedule": lr / unit, "constant": 1.0, "l2": 0.0}
+            kappa["lr2_over_peak"] = lr**2 / unit
             shrink = weight_decay * DECAY[path]
             seen.append(step[path] + shrink * theta * (coupling == "l2"))
             if not path.startswith("frozen"):
@@ -107,7 +108,7 @@ def make(coupling="lr", follows="group", weight_decay=0.1):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("coupling", ["schedule", "lr", "lr2", "constant", "l2"])
+@pytest.mark.parametrize("coupling", ["schedule", "lr", "lr2", "lr2_over_peak", "constant", "l2"])
 @pytest.mark.parametrize("follows", ["group", "base"])
 def test_fifty_steps_are_those_of_the_float64_twin(x64, coupling, follows):
     decay = 0.02 if coupling in ("constant", "schedule") else 0.3

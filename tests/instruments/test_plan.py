@@ -79,7 +79,7 @@ def test_injected_hyperparameters_have_the_same_coefficients():
         np.testing.assert_allclose(one.coefficients, two.coefficients, rtol=1e-5)
 
 
-@pytest.mark.parametrize("coupling", ["schedule", "lr", "lr2", "constant"])
+@pytest.mark.parametrize("coupling", ["schedule", "lr", "lr2", "lr2_over_peak", "constant"])
 def test_coefficients_equal_a_step_with_zero_gradient(coupling):
     tx = adamw(coupling=coupling, learning_rate=0.5)
     params = jax.tree.map(jnp.float32, GPT)

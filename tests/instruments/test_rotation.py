@@ -70,7 +70,7 @@ def test_norm_and_rotation_settle_where_predicted_and_where_the_papers_say(name)
     np.testing.assert_allclose(seen.norm, norm, rtol=0.02)
 
 
-@pytest.mark.parametrize("coupling", ["schedule", "lr", "lr2", "constant"])
+@pytest.mark.parametrize("coupling", ["schedule", "lr", "lr2", "lr2_over_peak", "constant"])
 def test_shrink_is_what_a_step_without_gradient_takes(coupling, x64):
     params = {"w": jnp.ones(2)}
     tx = sgdw(0.5, weight_decay=0.1, coupling=coupling, rules=ALL)

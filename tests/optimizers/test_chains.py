@@ -61,7 +61,16 @@ def flat(tree):
 
 def shrink_of(coupling, decay, lr, peak=0.05):
     """kappa_t * lambda of a decoupled coupling."""
-    return decay * {"schedule": lr / peak, "lr": lr, "lr2": lr * lr, "constant": 1.0}[coupling]
+    return (
+        decay
+        * {
+            "schedule": lr / peak,
+            "lr": lr,
+            "lr2": lr * lr,
+            "constant": 1.0,
+            "lr2_over_peak": lr * lr / peak,
+        }[coupling]
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -149,7 +158,13 @@ def test_ten_thousand_float32_steps_follow_the_closed_form(factory):
 
 @pytest.mark.parametrize(
     ("coupling", "double_lr", "half_schedule"),
-    [("schedule", 1, 0.5), ("lr", 2, 0.5), ("lr2", 4, 0.25), ("constant", 1, 1)],
+    [
+        ("schedule", 1, 0.5),
+        ("lr", 2, 0.5),
+        ("lr2", 4, 0.25),
+        ("lr2_over_peak", 2, 0.25),
+        ("constant", 1, 1),
+    ],
 )
 def test_decay_per_update_as_documented(coupling, double_lr, half_schedule, x64):
     """What a change of learning rate, schedule, accumulation or clipping does to the decay."""
@@ -183,7 +198,13 @@ def test_missing_coupling_lists_the_choices_with_their_shrinks():
     with pytest.raises(ValueError, match="coupling is missing") as error:
         optimizers.adamw(1e-3, weight_decay=0.1)
     text = str(error.value)
-    for choice, shrink in [("schedule", "0.1"), ("lr", "0.0001"), ("lr2", "1e-07"), ("l2", "")]:
+    for choice, shrink in [
+        ("schedule", "0.1"),
+        ("lr", "0.0001"),
+        ("lr2", "1e-07"),
+        ("lr2_over_peak", "0.0001"),
+        ("l2", ""),
+    ]:
         assert f"'{choice}' {shrink}" in text
     optimizers.adamw(1e-3)  # No decay, no coupling needed.
 

@@ -1,5 +1,7 @@
 """Weight decay given by another quantity: restarts, timescales, schedules of the strength."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,3 +113,25 @@ def test_where_the_rate_is_zero_nothing_decays():
     rate = schedules.warmup_linear(1e-3, warmup_steps=2, decay_steps=4)
     decay = strengths.weight_decay_from_timescale(50.0, learning_rate=rate, hold="step")
     np.testing.assert_allclose([decay(t) for t in (0, 1, 2, 4)], [0, 40, 20, 0], rtol=1e-6)
+
+
+def test_a_decay_that_follows_the_rate_is_the_coupling_over_the_peak(x64):
+    lr = wdlab.schedules.warmup_cosine(0.2, warmup_steps=3, decay_steps=9, end=0.02)
+    tied = wdlab.schedules.decay_with_rate(0.5, lr)
+    corrected = wdlab.schedules.multiplier_of("lr2_over_peak", lr)
+    for t in range(12):
+        np.testing.assert_allclose(tied(t) * lr(t), 0.5 * lr(t) ** 2 / 0.2, rtol=1e-12)
+        np.testing.assert_allclose(corrected(t), lr(t) ** 2 / 0.2, rtol=1e-12)
+    assert corrected.peak == 0.2
+    assert wdlab.schedules.decay_with_rate(0.5, 0.1) == 0.5
+    with pytest.raises(ValueError, match="peak"):
+        wdlab.schedules.decay_with_rate(0.5, lambda count: 0.1)
+
+
+def test_nanochats_decay_is_its_scripts_formula(x64):
+    sizes = dict(batch_size=2**20, reference_batch_size=2**19, tokens=8e9, reference_tokens=2e9)
+    decay = wdlab.schedules.nanochat_weight_decay(0.28, steps=50, **sizes)
+    scaled = 0.28 * math.sqrt(2**20 / 2**19) * (2e9 / 8e9)
+    for t in range(51):
+        expected = scaled * 0.5 * (1 + math.cos(math.pi * t / 50))
+        np.testing.assert_allclose(decay(t), expected, rtol=1e-12, atol=1e-16)

@@ -202,7 +202,7 @@ def test_on_an_accelerator_chunks_fill_the_memory(monkeypatch):
     assert 1 < sizes[0] < sizes[1] < sizes[2] == 64
 
 
-@pytest.mark.parametrize("coupling", ["lr", "schedule", "lr2", "constant", "l2"])
+@pytest.mark.parametrize("coupling", ["lr", "schedule", "lr2", "lr2_over_peak", "constant", "l2"])
 def test_a_traced_coupling_is_the_optimizer_of_that_name(coupling):
     eta = warmup_cosine(1.0, warmup_steps=2, decay_steps=8, end=0.1)
     lr = with_peak(lambda count: 0.25 * eta(count), 0.25)

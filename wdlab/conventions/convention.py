@@ -71,8 +71,8 @@ class Convention:
       equation: One step; lr_t the learning rate of the step, eta_t = lr_t / its peak, ``lambda``
         the ``decay_argument``, s the leaf's scale.
       coupling: What multiplies the decay with default arguments: one of
-        :data:`wdlab.schedules.COUPLINGS`, or "lr2_over_peak" (AdamC), "parameter_scale" (fairseq's
-        Adafactor), "proximal" (Adan: the stepped weight is divided by 1 + lr_t lambda),
+        :data:`wdlab.schedules.COUPLINGS`, or "parameter_scale" (fairseq's Adafactor),
+        "proximal" (Adan: the stepped weight is divided by 1 + lr_t lambda),
         "trust_ratio" (LAMB), "none".
       order: "before", "joint", "after" the step; "in the gradient", "in the trust ratio", "none".
         Before and joint are one where the step does not look at the weights.

@@ -29,7 +29,7 @@ from wdlab.schedules import ScalarOrSchedule, check_coupling, multiplier_of, pea
 PyTree = Any
 DecayFollows = Literal["group", "base"]
 # How often the group's learning_rate_scale is in kappa_t, where the decay follows the group.
-_POWER = {"lr": 1, "lr2": 2}
+_POWER = {"lr": 1, "lr2": 2, "lr2_over_peak": 1}
 
 
 @answers

@@ -52,11 +52,11 @@ def shrink_per_step(
     :math:`\delta = \mathrm{lr}\,\lambda / (1 - \beta)`. (L2 under Adam has no fixed share.)
 
     Args:
-      coupling: "schedule", "lr", "lr2", "constant" or "l2", see :mod:`wdlab.schedules.couplings`.
+      coupling: One of :data:`wdlab.schedules.COUPLINGS`, see :mod:`wdlab.schedules.couplings`.
       weight_decay: ``lambda`` >= 0.
       learning_rate: Of this step, a number.
-      peak_learning_rate: For "schedule": what ``learning_rate`` is divided by. None: it is the
-        peak.
+      peak_learning_rate: For "schedule" and "lr2_over_peak": what ``learning_rate`` is divided by.
+        None: it is the peak.
       momentum: For "l2": SGD's momentum in [0, 1).
 
     >>> shrink_per_step("lr", 0.1, 0.01), shrink_per_step("l2", 0.1, 0.01, momentum=0.75)

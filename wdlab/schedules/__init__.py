@@ -34,6 +34,7 @@ from wdlab.schedules.strengths import (
     timescale_of,
     weight_decay_from_timescale,
 )
+from wdlab.schedules.tied_decay import decay_with_rate, nanochat_weight_decay
 
 __all__ = [
     "COUPLINGS",
@@ -46,8 +47,10 @@ __all__ = [
     "cosine",
     "cosine_between",
     "cosine_restarts",
+    "decay_with_rate",
     "largest_product",
     "multiplier_of",
+    "nanochat_weight_decay",
     "normalized_weight_decay",
     "peak_of",
     "peak_value",

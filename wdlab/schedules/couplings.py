@@ -2,20 +2,32 @@
 
 The systems in use differ by orders of magnitude in it, so that no optimizer here has a default:
 
-    coupling    shrink per step           as in
-    "schedule"  eta_t * weight_decay      AdamW paper, Composer, big_vision
-    "lr"        lr_t * weight_decay       torch.optim.AdamW, optax.adamw, Keras
-    "lr2"       lr_t**2 * weight_decay    PaLM
-    "constant"  weight_decay              optax.adafactor, T5X Adafactor
-    "l2"        (in the gradient)         torch.optim.Adam, torch.optim.SGD
+    coupling         shrink per step                as in
+    "schedule"       eta_t * weight_decay           AdamW paper, Composer, big_vision
+    "lr"             lr_t * weight_decay            torch.optim.AdamW, optax.adamw, Keras
+    "lr2"            lr_t**2 * weight_decay         PaLM, modded-nanogpt
+    "lr2_over_peak"  lr_t**2 / peak * weight_decay  AdamC, Distributed Shampoo's CORRECTED
+    "constant"       weight_decay                   optax.adafactor, T5X Adafactor
+    "l2"             (in the gradient)              torch.optim.Adam, torch.optim.SGD
 
 with lr_t the learning rate of the step and eta_t = lr_t / peak.
 """
 
-from wdlab._core.checks import is_zero
-from wdlab.schedules.schedule import ScalarOrSchedule, peak_value, schedule_multiplier, squared
+from typing import Any
 
-COUPLINGS = ("schedule", "lr", "lr2", "constant", "l2")
+from wdlab._core.checks import is_zero
+from wdlab._core.probing import trusted
+from wdlab.schedules.schedule import (
+    ScalarOrSchedule,
+    Schedule,
+    peak_of,
+    peak_value,
+    schedule_multiplier,
+    squared,
+    value_at,
+)
+
+COUPLINGS = ("schedule", "lr", "lr2", "lr2_over_peak", "constant", "l2")
 
 
 def multiplier_of(
@@ -24,18 +36,34 @@ def multiplier_of(
     """Returns kappa_t of a decoupled coupling.
 
     Args:
-      coupling: "schedule" (eta_t), "lr" (lr_t), "lr2" (lr_t**2) or "constant" (1).
+      coupling: "schedule" (eta_t), "lr" (lr_t), "lr2" (lr_t**2), "lr2_over_peak" (lr_t eta_t) or
+        "constant" (1).
       learning_rate: Number or schedule.
-      peak_learning_rate: For "schedule", where the schedule does not carry it.
+      peak_learning_rate: For "schedule" and "lr2_over_peak", where the schedule does not carry it.
 
     >>> multiplier_of("lr2", 0.5), multiplier_of("schedule", 0.5)
     (0.25, 1.0)
     """
     if coupling == "schedule":
         return schedule_multiplier(learning_rate, peak_learning_rate)
+    if coupling == "lr2_over_peak":
+        return _over_peak(learning_rate, peak_learning_rate)
     if coupling == "lr":
         return learning_rate
     return squared(learning_rate) if coupling == "lr2" else 1.0
+
+
+def _over_peak(learning_rate: ScalarOrSchedule, peak: float | None) -> ScalarOrSchedule:
+    """The learning rate times its share of the peak."""
+    eta = schedule_multiplier(learning_rate, peak)
+    if not callable(learning_rate) and not callable(eta):
+        return learning_rate * eta
+    top = peak_of(learning_rate, peak)
+
+    def value(count: Any) -> Any:
+        return value_at(learning_rate, count) * value_at(eta, count)
+
+    return trusted(Schedule(value, top * getattr(eta, "peak", 1.0)), learning_rate)
 
 
 def check_coupling(
@@ -76,6 +104,7 @@ def _shrinks(learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule) ->
         f"'schedule' {shrink(0, 'eta_t * weight_decay')} (AdamW paper, Composer, big_vision); "
         f"'lr' {shrink(1, 'lr_t * weight_decay')} (torch.optim.AdamW, optax.adamw, Keras); "
         f"'lr2' {shrink(2, 'lr_t**2 * weight_decay')} (PaLM); "
+        f"'lr2_over_peak' {shrink(1, 'lr_t**2 / peak * weight_decay')} (AdamC); "
         f"'constant' {shrink(0, 'weight_decay')} at every step, whatever the schedule "
         "(optax.adafactor); 'l2' added to the gradient, no fixed shrink (torch.optim.Adam, SGD)"
     )

@@ -105,7 +105,8 @@ def adam_of(
     With the schedule :math:`\eta_t` of peak 1 and the peak :math:`\alpha` it is
     ``wdlab.optimizers.adamw(lr_t, weight_decay=, coupling=)`` with :math:`lr_t = \alpha\eta_t`:
     the decay's strength in the gradient is :math:`l = \lambda [l2]`, and decoupled
-    :math:`\kappa_t = \eta_t [schedule] + \alpha\eta_t [lr] + (\alpha\eta_t)^2 [lr2] + [constant]`,
+    :math:`\kappa_t = \eta_t [schedule] + \alpha\eta_t [lr] + (\alpha\eta_t)^2 [lr2] +
+    \alpha\eta_t^2 [lr2\_over\_peak] + [constant]`,
     a bracket 1 for the coupling that is chosen and 0 for the others.
 
     Args:
@@ -137,7 +138,8 @@ def adam_of(
 
     def kappa(count: Any) -> Any:
         eta, lr_t = value_at(schedule, count), lr(count)
-        factors = {"schedule": eta, "lr": lr_t, "lr2": lr_t * lr_t, "constant": 1.0, "l2": 0.0}
+        factors = {"schedule": eta, "lr": lr_t, "lr2": lr_t * lr_t, "lr2_over_peak": lr_t * eta}
+        factors |= {"constant": 1.0, "l2": 0.0}
         return jnp.asarray(sum(factors[name] * on for name, on in chosen.items()))
 
     rates = {name: hyperparameters[name] for name in ("b1", "b2", "eps") if name in hyperparameters}

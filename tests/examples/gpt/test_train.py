@@ -391,7 +391,8 @@ def test_coupling_lr_is_torch_adamw_on_the_include_list():
 
 
 @pytest.mark.parametrize(
-    ("coupling", "shrink"), [("schedule", 0.1), ("lr", 0.01), ("lr2", 0.001), ("constant", 0.1)]
+    ("coupling", "shrink"),
+    [("schedule", 0.1), ("lr", 0.01), ("lr2", 0.001), ("lr2_over_peak", 0.01), ("constant", 0.1)],
 )
 def test_a_coupling_shrinks_a_weight_without_gradient_by_its_factor(coupling, shrink):
     updates = undriven(optimizer(coupling=coupling, rules="KERNELS_ONLY"))
