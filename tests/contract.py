@@ -74,7 +74,9 @@ def optimizer(factory, coupling, rule=twins.decoupled, **arguments):
         return factory(LR, weight_decay=weight_decay, coupling=coupling, rules=RULES, **arguments)
 
     rule = IN_GRADIENT if coupling == "l2" else rule
-    return Member(make, rule, KAPPAS[coupling], reads_params=factory is optimizers.adafactor)
+    return Member(
+        make, rule, KAPPAS.get(coupling, LR), reads_params=factory is optimizers.adafactor
+    )
 
 
 def around(wrapper, **facts):
@@ -239,6 +241,19 @@ OWN = {
     ),
     "adafactor, parameter_scale": optimizer(optimizers.adafactor, "parameter_scale", twins.by_size),
     "soap, lr": optimizer(optimizers.soap, "lr", refresh_every=2),
+    "schedule_free": around(
+        lambda tx: optimizers.schedule_free(tx, LR, r=0.5), rule=None, reads_params=True
+    ),
+    "schedule_free_sgd": optimizer(optimizers.schedule_free_sgd, "lr", None, decay_at="x")._replace(
+        reads_params=True
+    ),
+    "schedule_free_adamw": optimizer(optimizers.schedule_free_adamw, "lr", None)._replace(
+        reads_params=True
+    ),
+    "prodigy, d_lr": optimizer(optimizers.prodigy, "d_lr", None)._replace(reads_params=True),
+    "prodigy, l2": optimizer(optimizers.prodigy, "l2", slice_every=2)._replace(
+        reads_params=True, rule=None
+    ),
     "adams": Member(lambda x: optimizers.adams(LR, weight_decay=x, rules=RULES)),
     "grouped, lr": Member(grouped, twins.decoupled, LR, {"kernel": 0.5 * 3.0}),
     "grouped, l2": Member(lambda x: grouped(x, "l2"), IN_GRADIENT, factors={"kernel": 3.0}),

@@ -267,6 +267,7 @@ def test_keyword_arguments_reach_what_is_inside(name):
 KEEPS_VALUES = {
     *("decay_weights, toward init", "decay_toward_ema", "constrain_norms, dependent"),
     *("hyperball", "keep_initial_norm"),
+    *("schedule_free", "schedule_free_sgd", "schedule_free_adamw", "prodigy, d_lr", "prodigy, l2"),
 }
 
 

@@ -3,24 +3,39 @@
 from wdlab._core.dtypes import in_float32
 from wdlab.optimizers.adafactor_chain import adafactor, scale_by_adafactor
 from wdlab.optimizers.assembly import assemble, complete, scale_by_learning_rate
+from wdlab.optimizers.averaging import (
+    ScheduleFreeState,
+    averaged,
+    schedule_free,
+    schedule_free_eval_params,
+)
 from wdlab.optimizers.chains import adam, adamw, lionw, radamw, sgd, sgdw
 from wdlab.optimizers.injection import inject_hyperparams
+from wdlab.optimizers.prodigy_adam import prodigy
+from wdlab.optimizers.schedule_free_chains import schedule_free_adamw, schedule_free_sgd
 from wdlab.optimizers.second_order import soap
 from wdlab.optimizers.stable_decay import adams
 
 __all__ = [
+    "ScheduleFreeState",
     "adafactor",
     "adam",
     "adams",
     "adamw",
     "assemble",
+    "averaged",
     "complete",
     "in_float32",
     "inject_hyperparams",
     "lionw",
+    "prodigy",
     "radamw",
     "scale_by_adafactor",
     "scale_by_learning_rate",
+    "schedule_free",
+    "schedule_free_adamw",
+    "schedule_free_eval_params",
+    "schedule_free_sgd",
     "sgd",
     "sgdw",
     "soap",

@@ -21,6 +21,7 @@ from wdlab.schedules.schedule import (
 from wdlab.schedules.shapes import (
     constant,
     cosine,
+    warmed_up,
     warmup_constant,
     warmup_cosine,
     warmup_inverse_sqrt,
@@ -61,6 +62,7 @@ __all__ = [
     "squared",
     "timescale_of",
     "value_at",
+    "warmed_up",
     "warmup_constant",
     "warmup_cosine",
     "warmup_inverse_sqrt",

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.checks import check_number, check_whole
+from wdlab._core.dtypes import step_number
 from wdlab._core.probing import trusted
-from wdlab.schedules.schedule import Schedule
+from wdlab.schedules.schedule import ScalarOrSchedule, Schedule, peak_value, value_at
 
 
 def constant(value: float) -> Schedule:
@@ -74,6 +75,27 @@ def warmup_constant(peak: float, *, warmup_steps: int) -> Schedule:
     check_number("peak", peak, low_open=True)
     check_whole("warmup_steps", warmup_steps)
     return _of_float(optax.linear_schedule(0.0, peak, warmup_steps), peak)
+
+
+def warmed_up(learning_rate: ScalarOrSchedule, warmup_steps: int) -> ScalarOrSchedule:
+    """``learning_rate min((t + 1) / warmup, 1)``: a warm-up whose first step already moves.
+
+    Args:
+      learning_rate: Number or schedule of the step count t.
+      warmup_steps: Whole number >= 0; 0 returns the learning rate as it is.
+
+    >>> [float(warmed_up(1.0, 4)(t)) for t in (0, 2, 9)], warmed_up(1.0, 4).peak
+    ([0.25, 0.75, 1.0], 1.0)
+    """
+    check_whole("warmup_steps", warmup_steps, least=0)
+    if warmup_steps == 0:
+        return learning_rate
+
+    def at(count: Any) -> Any:
+        return value_at(learning_rate, count) * jnp.minimum(step_number(count) / warmup_steps, 1.0)
+
+    known = peak_value(learning_rate)
+    return trusted(Schedule(at, known) if known else at, learning_rate)
 
 
 def warmup_linear(
