@@ -115,7 +115,7 @@ def schedule_free(
         total = state.weight_sum + weight
         share = jnp.where(total > 0, weight / jnp.where(total > 0, total, 1.0), 0.0)
         updates, z = averaged(params, state.z, steps, share, b1)
-        new = ScheduleFreeState(next_count(state.count), b1, largest, total, z, inner)
+        new = ScheduleFreeState(next_count(state.count), jnp.asarray(b1), largest, total, z, inner)
         return updates, jax.tree.map(lambda n, old: jnp.asarray(n, old.dtype), new, state)
 
     # All leaves in float32 or wider; integers are left alone. What decays is for ``base`` to check.
