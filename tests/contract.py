@@ -114,6 +114,8 @@ REQUIRED = {
     "praxis.sharded_adafactor": {"decay_method": "pow", "decay_pow": 0.8},
     "mars.MARS": {"optimize_1d": True},  # One decay for all leaves.
     "paper.AdamWR": {"first_steps": 10},
+    "galore.GaLoreAdamW": {"rank": 2, "update_proj_gap": 2},
+    "apollo.APOLLOAdamW": {"rank": 2, "update_proj_gap": 2},
     "tfa.AdamW": {"weight_decay": 1e-4},
     "tfa.SGDW": {"weight_decay": 1e-4},
     **{f"mup.{name}": {"widths": WIDTHS} for name in ("MuSGD", "MuAdam", "MuAdamW")},
@@ -282,6 +284,8 @@ OWN = {
     "scale_by_matrix_shape": of_matrices(preconditioners.scale_by_matrix_shape("rms")),
     "scale_by_factored_rms": directed(preconditioners.scale_by_factored_rms(axes="last")),
     "scale_by_adafactor": directed(optimizers.scale_by_adafactor()),
+    "scale_by_galore": directed(preconditioners.scale_by_galore(2, refresh_every=2)),
+    "scale_by_apollo": directed(preconditioners.scale_by_apollo(2, refresh_every=2)),
     "scale_by_soap": directed(preconditioners.scale_by_soap(refresh_every=2)),
     "scale_by_stable_adam": directed(preconditioners.scale_by_stable_adam(0.9, 0.5)),
     "scale_by_parameter_scale": Member(

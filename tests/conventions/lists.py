@@ -127,5 +127,15 @@ TWIN_VARIANTS = {
             "correct_bias": False,
         },
     ],
+    # With one projection: the signs of a second one are free, and the moments depend on them.
+    "galore.GaLoreAdamW": [
+        {"rank": 2, "scale": 0.25},
+        {"rank": 3, "proj_type": "reverse_std", "correct_bias": False},
+    ],
+    "apollo.APOLLOAdamW": [  # Its random projections are compared in tests/oracles.
+        {"rank": 2, "proj": "svd", "scale": 4.0},
+        {"rank": 1, "proj": "svd", "scale_type": "tensor", "scale": 128.0, "scale_front": True},
+        {"rank": 3, "proj": "svd", "disable_nl": True, "correct_bias": False},
+    ],
     "paper.RAdam": [{}, {"betas": (0.9, 0.99), "eps": 1e-3}],
 }

@@ -55,7 +55,7 @@ def test_equals_its_twin_in_float64(name, variant, trajectory, record_property):
         rates = np.maximum(rates, 1e-9)  # The original fails after a rate of 0.
     ours = run_wdlab.run(maker(name, arguments), params, grads, rates, np.float64)
     for group, scale in SCALES.items():
-        scaled = {**arguments, "scale": scale}
+        scaled = {**arguments, "leaf_scale": scale}
         if convention.decay_argument:
             scaled[convention.decay_argument] = scale * DECAY
         if scale == 0 and name == "t5x.Adafactor":  # A rate of 0 beside an exponent is 1 there.

@@ -92,7 +92,7 @@ def mars(p, g, state, t, lr, h):
         b1, b2 = h["betas_1d"]
         state["m"] = state.get("m", 0.0) * b1 + (1 - b1) * g
         update = state["m"] / (1 - b1**t) / adam_denominator(g, state, t, b2, h)
-        decayed = h["scale"] * h["weight_decay_1d"] * p
+        decayed = h["leaf_scale"] * h["weight_decay_1d"] * p
         return p - lr * h["lr_1d"] / h["peak"] * (decayed + update)
     b1, b2 = h["betas"]
     c = (g - state.get("last", 0.0)) * (h["gamma"] * (b1 / (1 - b1))) + g

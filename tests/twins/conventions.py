@@ -346,7 +346,7 @@ def torch_asgd(p, g, state, t, lr, h):
     g = (-g if h["maximize"] else g) + h["weight_decay"] * p
     eta = state.get("eta", lr)
     state["eta"] = lr / (1 + h["lambd"] * lr * t) ** h["alpha"]
-    return p * (1 - h["scale"] * h["lambd"] * eta) - eta * g
+    return p * (1 - h["leaf_scale"] * h["lambd"] * eta) - eta * g
 
 
 def torch_rprop(p, g, state, t, lr, h):

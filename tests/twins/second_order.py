@@ -81,4 +81,58 @@ def soap(p, g, state, t, lr, h):
     return p
 
 
-TWINS = {"soap.SOAP": soap}
+def singular_vectors(g, rank, right):
+    left, _, transposed = np.linalg.svd(g, full_matrices=False)
+    return transposed[:rank].T if right else left[:, :rank]
+
+
+def low_rank_adam(g, state, h, t):
+    """The direction of Adam without correction in the projected space, and the projected g."""
+    low = g
+    if g.ndim == 2:
+        tall = g.shape[0] >= g.shape[1]
+        right = {"std": tall, "reverse_std": not tall, "right": True, "left": False}
+        state["right"] = right[h["proj_type"]]
+        if (t - 1) % h["update_proj_gap"] == 0:
+            state["p"] = singular_vectors(g, h["rank"], state["right"])
+        low = g @ state["p"] if state["right"] else state["p"].T @ g
+    b1, b2 = h["betas"]
+    state["m"] = b1 * state.get("m", 0.0) + (1 - b1) * low
+    state["v"] = b2 * state.get("v", 0.0) + (1 - b2) * low * low
+    return state["m"] / (np.sqrt(state["v"]) + h["eps"]), low
+
+
+def hat_size(lr, t, h):
+    b1, b2 = h["betas"]
+    return lr * math.sqrt(1 - b2**t) / (1 - b1**t) if h["correct_bias"] else lr
+
+
+def galore(p, g, state, t, lr, h):
+    u, _ = low_rank_adam(g, state, h, t)
+    if g.ndim == 2:
+        u = (u @ state["p"].T if state["right"] else state["p"] @ u) * h["scale"]
+    p = p - hat_size(lr, t, h) * u
+    return p + p * (-lr * h["weight_decay"])
+
+
+def apollo(p, g, state, t, lr, h):
+    u, low = low_rank_adam(g, state, h, t)
+    if g.ndim == 2:
+        axis = 0 if g.shape[0] < g.shape[1] else 1
+        if h["scale_type"] == "tensor":
+            axis = (0, 1)
+        size = lambda x: np.sqrt(np.sum(x * x, axis=axis, keepdims=True))  # noqa: E731
+        u = g * (size(u) / (size(low) + 1e-8))
+        if h["scale_front"]:
+            u = u * math.sqrt(h["scale"])
+        norm = math.sqrt(np.sum(u * u))
+        if not h["disable_nl"]:
+            cut = max(norm / (state["norm"] + 1e-8), 1.01) / 1.01 if "norm" in state else 1.0
+            u, state["norm"] = u / cut, norm / cut
+        if not h["scale_front"]:
+            u = u * math.sqrt(h["scale"])
+    p = p - hat_size(lr, t, h) * u
+    return p + p * (-lr * h["weight_decay"])
+
+
+TWINS = {"soap.SOAP": soap, "galore.GaLoreAdamW": galore, "apollo.APOLLOAdamW": apollo}

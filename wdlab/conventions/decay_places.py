@@ -8,7 +8,7 @@ import optax
 from wdlab._core.probing import trusted
 from wdlab.conventions.convention import Request
 from wdlab.conventions.parts import maximized, product, rate_of, with_decay
-from wdlab.decay import decay_proximal
+from wdlab.decay import decay_proximal, decay_weights, step_then_decay
 from wdlab.optimizers import assemble, complete, scale_by_learning_rate
 from wdlab.schedules import ScalarOrSchedule, Schedule, peak_of, peak_value, relative_to, value_at
 
@@ -59,6 +59,26 @@ def with_proximal_decay(
     decay = decay_proximal(request.weight_decay, multiplier=kappa, rules=request.rules)
     tx = optax.chain(direction, scale_by_learning_rate(rate_of(request)), decay)
     return complete(request.name, tx, request.rules)
+
+
+def with_decay_after(
+    request: Request, direction: optax.GradientTransformation, *, late: bool = False
+) -> optax.GradientTransformation:
+    """Puts the decay after the step, on the updated weights.
+
+    Args:
+      request: With a decoupled coupling.
+      direction: Transformation of the gradient without learning rate or sign.
+      late: Whether the decay begins with the second step.
+
+    >>> from wdlab import conventions
+    >>> tx = with_decay_after(conventions.get("soap.SOAP").request(0.1, {}), optax.identity())
+    """
+    kappa = multiplier_for(request)
+    kappa = _from_the_second_step(kappa) if late else kappa
+    decay = decay_weights(request.weight_decay, multiplier=kappa, rules=request.rules)
+    step = optax.chain(direction, scale_by_learning_rate(rate_of(request)))
+    return complete(request.name, step_then_decay(step, decay), request.rules)
 
 
 def _from_the_second_step(value: ScalarOrSchedule) -> ScalarOrSchedule:

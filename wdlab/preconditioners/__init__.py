@@ -9,6 +9,7 @@ from wdlab.preconditioners.adam import (
 from wdlab.preconditioners.adan import ScaleByAdanState, scale_by_adan
 from wdlab.preconditioners.ademamix import ScaleByAdemamixState, scale_by_ademamix
 from wdlab.preconditioners.adopt import ScaleByAdoptState, scale_by_adopt
+from wdlab.preconditioners.apollo import scale_by_apollo
 from wdlab.preconditioners.clipping import (
     ClippingDirection,
     clip_by_block_rms,
@@ -18,8 +19,10 @@ from wdlab.preconditioners.clipping import (
 )
 from wdlab.preconditioners.coefficients import COEFFICIENTS, CoefficientSet
 from wdlab.preconditioners.factored import FactoredAxes, FactoredEpsilon, scale_by_factored_rms
+from wdlab.preconditioners.galore import scale_by_galore
 from wdlab.preconditioners.heavy_ball import momentum
 from wdlab.preconditioners.lion import scale_by_lion
+from wdlab.preconditioners.low_rank import ScaleByLowRankState
 from wdlab.preconditioners.mars import FirstGradient, ReduceVarianceState, reduce_variance
 from wdlab.preconditioners.matrix_axes import (
     FLAX_ATTENTION,
@@ -68,6 +71,7 @@ __all__ = [
     "ScaleByAdemamixState",
     "ScaleByAdoptState",
     "ScaleByNeuronRmsState",
+    "ScaleByLowRankState",
     "ScaleBySoapState",
     "StableAdamState",
     "TORCH_AXES",
@@ -85,7 +89,9 @@ __all__ = [
     "scale_by_adan",
     "scale_by_ademamix",
     "scale_by_adopt",
+    "scale_by_apollo",
     "scale_by_factored_rms",
+    "scale_by_galore",
     "scale_by_lion",
     "scale_by_matrix_shape",
     "scale_by_nesterov_adam",

@@ -112,11 +112,7 @@ def scale_by_soap(
     check_choice("epsilon", epsilon, ("hat", "outside"))
     if factor_decay is not None:
         check_number("factor_decay", factor_decay, high=1.0, high_open=True)
-    adam = AdamFormulas(
-        b1=b1, b2=b2, eps=eps, eps_root=0.0, epsilon=epsilon, bias_correction=bias_correction,
-        first_moment="ema", momentum_decay=0.0, second_moment="ema", initial_second_moment=0.0,
-        amsgrad="off", rectification_threshold=None, mu_dtype=None,
-    )  # fmt: skip
+    adam = AdamFormulas(b1=b1, b2=b2, eps=eps, epsilon=epsilon, bias_correction=bias_correction)
     rate = b2 if factor_decay is None else factor_decay
 
     layouts = functools.partial(

@@ -1,17 +1,15 @@
 """The conventions of SOAP, Shampoo and Sophia: preconditioners by matrices or by curvature."""
 
-import jax.numpy as jnp
 import optax
 
 from wdlab.conventions.convention import CORRECTED, HAT, Convention, Request
-from wdlab.conventions.parts import pair, product, rate_of
-from wdlab.decay import decay_weights, step_then_decay
-from wdlab.optimizers import complete, scale_by_learning_rate
+from wdlab.conventions.decay_places import with_decay_after
+from wdlab.conventions.parts import pair
 from wdlab.preconditioners import scale_by_soap
 
 
 def _soap(request: Request) -> optax.GradientTransformation:
-    rate, (b1, b2) = rate_of(request), pair(request)
+    b1, b2 = pair(request)
     own = request["shampoo_beta"]
     direction = scale_by_soap(
         b1,
@@ -24,11 +22,7 @@ def _soap(request: Request) -> optax.GradientTransformation:
         bias_correction=request["correct_bias"],
         normalize=request["normalize_grads"],
     )
-    # The original's first step makes the bases and returns.
-    begun = product(rate, lambda count: jnp.asarray(count > 0, float))
-    decay = decay_weights(request.weight_decay, multiplier=begun, rules=request.rules)
-    tx = step_then_decay(optax.chain(direction, scale_by_learning_rate(rate)), decay)
-    return complete(request.name, tx, request.rules)
+    return with_decay_after(request, direction, late=True)  # The first step makes the bases alone.
 
 
 CONVENTIONS = (
