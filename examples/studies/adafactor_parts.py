@@ -31,7 +31,9 @@ from wdlab.preconditioners import clipping_divisor, scale_by_factored_rms, scale
 from wdlab.schedules import beta2_power
 
 from . import grids
-from .study import Point, Row, Size, Study, Summary, agreement, is_lower, main, spread
+from .paired import agreement, is_lower
+from .rows import Point, Row
+from .study import Size, Study, Summary, main, spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +145,7 @@ def summarize(rows: list[Row]) -> Summary:
     """Each claim of the paper at the best learning rates."""
     losses = {(name, warm): best(rows, name, warm) for name in VARIANTS for warm in (True, False)}
 
-    def better(one: str, other: str) -> bool:
+    def better(one: str, other: str) -> bool | None:
         return is_lower(losses[one, False], losses[other, False])
 
     def as_good(one: tuple[str, bool], other: tuple[str, bool]) -> bool:
@@ -178,7 +180,7 @@ def summarize(rows: list[Row]) -> Summary:
     )
 
 
-STUDY = Study("adafactor_parts", points, measure, draw, summarize)
+STUDY = Study("adafactor_parts", points, measure, draw, summarize, "no decay")
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

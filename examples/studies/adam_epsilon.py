@@ -27,7 +27,8 @@ import wdlab
 from wdlab.preconditioners import scale_by_adam
 
 from . import digits
-from .study import Point, Row, Size, Study, Summary, float64, main
+from .rows import Point, Row
+from .study import Size, Study, Summary, float64, main
 
 RATIOS = [float(r) for r in np.logspace(-3, 5, 9)]  # |g| / eps
 AT = (1, 2, 5, 10, 100, 1_000)  # steps
@@ -151,7 +152,7 @@ def summarize(rows: list[Row]) -> Summary:
     )
 
 
-STUDY = Study("adam_epsilon", points, measure, draw, summarize)
+STUDY = Study("adam_epsilon", points, measure, draw, summarize, "no decay")
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

@@ -26,7 +26,9 @@ import wdlab
 from wdlab.training import precision
 
 from . import digits
-from .study import Point, Row, Size, Study, Summary, main
+from .dose import Dose
+from .rows import Point, Row
+from .study import Size, Study, Summary, main
 
 WRAPPERS = {
     "float32": lambda tx: tx,
@@ -143,7 +145,15 @@ def summarize(rows: list[Row]) -> Summary:
     )
 
 
-STUDY = Study("bf16_decay", points, measure, draw, summarize)
+def dose(point: Point, size: Size) -> Dose:
+    """Of the training; without gradients, of the largest shrink."""
+    undriven, trained = STEPS[size]
+    if point["what"] == "undriven":
+        return Dose(max(SHRINKS) * undriven, 0.0)
+    return Dose(0.0 if "no decay" in point["way"] else LR * DECAY * trained, LR * trained)
+
+
+STUDY = Study("bf16_decay", points, measure, draw, summarize, dose)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

@@ -17,7 +17,9 @@ from wdlab.sweep import Optimizer, Table, Train, sweep, train_function
 from wdlab.sweep.table import OK, STATUS
 
 from . import digits
-from .study import Row
+from .dose import Dose
+from .dose import dose as dose_of
+from .rows import Row
 
 WRONG = 0.2  # share of the training labels
 
@@ -62,6 +64,20 @@ def cosine(peak: Any, steps: int) -> wdlab.schedules.Schedule:
     """A half cosine from a peak, which may be traced, to 0."""
     shape = wdlab.schedules.cosine(1.0, decay_steps=steps)
     return wdlab.schedules.with_peak(lambda count: peak * shape(count), peak)
+
+
+def dose(peak: float, decay: float, coupling: str, steps: int, momentum: float = 0.0) -> Dose:
+    """The dose under a half cosine; L2 is decay under SGD, whose momentum makes steps longer.
+
+    >>> dose(0.5, 0.25, "schedule", 10)
+    Dose(exponent=1.25, lr_steps=5.0)
+    """
+    lr = cosine(peak, steps)
+    if coupling == "l2" and not momentum:  # In Adam's gradient.
+        return dose_of(lr, steps, None)
+    kappa = lr if coupling == "l2" else wdlab.schedules.multiplier_of(coupling, lr)
+    longer = 1 / (1 - momentum) if coupling == "l2" else 1.0
+    return dose_of(lr, steps, longer * decay, kappa)
 
 
 def loss(logits_BxC: jax.Array, y_B: Any) -> jax.Array:

@@ -21,7 +21,10 @@ from matplotlib.figure import Figure
 from examples.resnet import flow as program
 
 from . import images
-from .study import Point, Row, Size, Study, Summary, agreement, is_lower, main
+from .dose import Dose
+from .paired import agreement, is_lower
+from .rows import Point, Row
+from .study import Size, Study, Summary, main
 
 RATES, DECAY = (0.1, 0.15, 0.2), 0.015
 EPOCHS, EVERY, FLOW = 24, 6, (1e-3, 8)  # of size tiny; FLOW: lr, epochs
@@ -95,17 +98,24 @@ def summarize(rows: list[Row]) -> Summary:
     return Summary(
         question="Does a longer phase of large learning rate with decay lead to flatter minima?",
         source="longer phases: smaller trace and test error (2310.04415, Fig. 3)",
-        number=f"smaller trace at {sum(flatter)} of 3 learning rates, "
-        f"smaller test error at {sum(better)}",
+        number=f"smaller trace at {flatter.count(True)} of 3 learning rates, "
+        f"smaller test error at {better.count(True)}",
         agrees=agreement([*flatter, *better]),
         measured="after the flow",
         numbers=numbers,
         seeds=images.SEEDS,
-        remark="Smaller means by more than two standard errors.",
+        remark="Smaller means that the 95 % interval of the paired difference is below 0.",
     )
 
 
-STUDY = Study("hessian_trace", points, measure, draw, summarize)
+def dose(point: Point, size: Size) -> Dose:
+    """Of the training from which the flows start."""
+    if size == "paper":
+        return images.dose([(point["lr"], DECAY, 100)], 50_000 // 128)
+    return images.dose([(point["lr"], DECAY, EPOCHS)])
+
+
+STUDY = Study("hessian_trace", points, measure, draw, summarize, dose)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

@@ -8,7 +8,7 @@ seeds of a model share one compilation.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,9 @@ from examples.resnet.config import Config
 from examples.resnet.sharpness import Sharpness
 
 from . import digits
-from .study import Row, rows_of_run
+from .dose import Dose
+from .rows import Row
+from .study import rows_of_run
 
 TRAIN = 768  # images
 SEEDS = 2
@@ -131,6 +133,16 @@ class Run:
         found = self.model.sharpness.trace(copy.state.params, copy.state.stats, lambda: False)
         row = copy.measure("flow_") | {"flow_hessian_trace": float(found.value)}
         return row | {"flow_trace_error": float(found.standard_error)}
+
+
+def dose(phases: Sequence[tuple[float, float, int]], steps: int = TRAIN // 64) -> Dose:
+    """The dose of phases of (learning rate, L2, epochs), each of so many steps.
+
+    L2 in the gradient of plain SGD is decay; the largest learning rate counts.
+    """
+    exponent = sum(lr * wd * epochs for lr, wd, epochs in phases) * steps
+    lr_steps = max(lr for lr, _, _ in phases) * sum(epochs for *_, epochs in phases) * steps
+    return Dose(round(exponent, 6), round(lr_steps, 6))
 
 
 def paper(program: Callable[..., int], name: str, **flags: Any) -> list[Row]:

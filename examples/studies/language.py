@@ -20,10 +20,14 @@ import optax
 from examples.gpt import data, model, optim
 from examples.gpt import train as program
 from examples.gpt.config import Config
+from examples.gpt.configs import CONFIGS
 from examples.gpt.step import losses
 
 from . import digits
-from .study import Row, Size, at_end, rows_of_run
+from .dose import Dose
+from .dose import dose as dose_of
+from .rows import Row
+from .study import Size, at_end, rows_of_run
 
 SEEDS = 3
 PAPER = {"learning_rate": 6e-4, "max_iters": 50_000}
@@ -82,6 +86,21 @@ def train(config: Config, finetune: Config | None = None) -> list[Row]:
         return found
 
     return _rows(digits.over_seeds(run, SEEDS), {n: c.max_iters for n, c in phases.items()})
+
+
+def dose(size: Size, name: str = "train_gpt2_small_block256", **flags: Any) -> Dose:
+    """The dose of one training; flags in the paper's numbers.
+
+    Of SGD with momentum the steps are 1 / (1 - momentum) times as long, and so is what L2 takes.
+    """
+    config = tiny(**flags) if size == "tiny" else dataclasses.replace(CONFIGS[name](), **flags)
+    rate, kappa = optim.learning_rate(config), optim.decay_multiplier(config)
+    longer = 1.0
+    if not optim.is_decoupled(config):
+        kappa = rate
+        longer = (1 - config.dampening) / (1 - config.beta1) if config.opt_type == "gdm" else 1.0
+    decay = None if config.l2_reg else longer * config.weight_decay
+    return dose_of(rate, config.max_iters, decay, 1.0 if kappa is None else kappa)
 
 
 def _loss(graph, params, tokens_BxM) -> jax.Array:

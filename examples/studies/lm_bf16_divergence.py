@@ -19,7 +19,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from . import language
-from .study import Point, Row, Size, Study, Summary, main
+from .dose import Dose
+from .rows import Point, Row
+from .study import Size, Study, Summary, main
 
 CASES = (("bfloat16", 0.0), ("bfloat16", 0.1), ("bfloat16", 0.3), ("float32", 0.0))
 FACTORS = {"tiny": (1, 8, 32), "paper": (1,)}
@@ -94,7 +96,7 @@ def summarize(rows: list[Row]) -> Summary:
         question="Does weight decay prevent the divergence of bfloat16 training?",
         source="bfloat16, high lr: decay 0 diverges, 0.1 does not (2310.04415, Fig. 6)",
         number=f"{sum(free)} of {len(free)} bfloat16 runs without decay diverge",
-        agrees="yes" if any(as_reported) else "not testable here" if none else "no",
+        agrees="yes" if any(as_reported) else "not tested" if none else "no",
         measured="share of the runs that diverge",
         numbers=numbers,
         seeds=len(count[CASES[0]]),
@@ -104,7 +106,14 @@ def summarize(rows: list[Row]) -> Summary:
     )
 
 
-STUDY = Study("lm_bf16_divergence", points, measure, draw, summarize)
+def dose(point: Point, size: Size) -> Dose:
+    """The same exponent at every learning rate."""
+    factor, decay = point["factor"], point["weight_decay"] / point["factor"]
+    flags = {"learning_rate": factor * 6e-4, "min_lr": factor * 6e-5, "max_iters": 50_000}
+    return language.dose(size, "train_gpt2_small", weight_decay=decay, **flags)
+
+
+STUDY = Study("lm_bf16_divergence", points, measure, draw, summarize, dose)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

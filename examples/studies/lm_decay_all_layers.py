@@ -15,7 +15,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from . import language
-from .study import Point, Row, Size, Study, Summary, is_lower, main, spread
+from .dose import Dose
+from .paired import agreement, is_lower
+from .rows import Point, Row
+from .study import Size, Study, Summary, main, spread
 
 INCLUDE = {"without ln": "wte wpe mlp attn lm_head", "with ln": "wte wpe mlp attn lm_head ln"}
 DECAYS = {
@@ -75,7 +78,7 @@ def summarize(rows: list[Row]) -> Summary:
         question="Does it matter whether the LayerNorms of a language model decay as well?",
         source="decaying all layers works as well (2310.04415, appendix)",
         number=f"best training loss {', '.join(bests)}",
-        agrees="yes" if helps[0] == helps[1] else "no",
+        agrees=agreement([None if None in helps else helps[0] == helps[1]]),
         measured="training loss at the end, nats; decays in the paper's numbers",
         numbers=numbers,
         seeds=language.SEEDS,
@@ -83,7 +86,13 @@ def summarize(rows: list[Row]) -> Summary:
     )
 
 
-STUDY = Study("lm_decay_all_layers", points, measure, draw, summarize)
+def dose(point: Point, size: Size) -> Dose:
+    """As torch.optim.AdamW decays."""
+    flags = {"learning_rate": 6e-4, "min_lr": 6e-5, "max_iters": 50_000}
+    return language.dose(size, weight_decay=point["weight_decay"], **flags)
+
+
+STUDY = Study("lm_decay_all_layers", points, measure, draw, summarize, dose)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

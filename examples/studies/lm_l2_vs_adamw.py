@@ -15,7 +15,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from . import language
-from .study import Point, Row, Size, Study, Summary, agreement, is_lower, main, spread
+from .dose import Dose
+from .paired import agreement, is_lower
+from .rows import Point, Row
+from .study import Size, Study, Summary, main, spread
 
 STRENGTHS = {
     "weight_decay": (0.0, 0.03, 0.1, 0.3),
@@ -91,7 +94,13 @@ def summarize(rows: list[Row]) -> Summary:
     )
 
 
-STUDY = Study("lm_l2_vs_adamw", points, measure, draw, summarize)
+def dose(point: Point, size: Size) -> Dose:
+    """Of L2 in Adam's gradient there is no exponent."""
+    flags = {"learning_rate": 6e-4, "min_lr": 6e-5, "max_iters": 50_000}
+    return language.dose(size, **{point["kind"]: point["strength"]}, **flags)
+
+
+STUDY = Study("lm_l2_vs_adamw", points, measure, draw, summarize, dose)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

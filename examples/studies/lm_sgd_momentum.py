@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from . import language
-from .study import Point, Row, Size, Study, Summary, is_lower, main, spread
+from .dose import Dose
+from .paired import agreement, is_lower
+from .rows import Point, Row
+from .study import Size, Study, Summary, main, spread
 
 DECAYS = (0.0, 1e-5, 3e-5, 1e-4)
 
@@ -54,7 +57,7 @@ def summarize(rows: list[Row]) -> Summary:
         question="Does decay lower a language model's training loss under SGD with momentum?",
         source="a small decay ends with lower training loss than none (2310.04415)",
         number=f"{spread(loss[0.0])} without decay, {spread(loss[best])} with {best:g}, nats",
-        agrees="yes" if helps else "no",
+        agrees=agreement([helps]),
         measured="training loss at the end, nats; decays in the paper's numbers",
         numbers={f"decay {d:g}": values for d, values in loss.items()},
         seeds=language.SEEDS,
@@ -62,7 +65,13 @@ def summarize(rows: list[Row]) -> Summary:
     )
 
 
-STUDY = Study("lm_sgd_momentum", points, measure, draw, summarize)
+def dose(point: Point, size: Size) -> Dose:
+    """L2 in the gradient, which is decay under SGD."""
+    flags = {"learning_rate": 0.3, "max_iters": 50_000, "opt_type": "gdm"}
+    return language.dose(size, **point, **flags)
+
+
+STUDY = Study("lm_sgd_momentum", points, measure, draw, summarize, dose)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

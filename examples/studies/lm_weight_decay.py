@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from . import language
-from .study import Point, Row, Size, Study, Summary, agreement, is_lower, main, spread
+from .dose import Dose
+from .paired import agreement, is_lower
+from .rows import Point, Row
+from .study import Size, Study, Summary, main, spread
 
 DECAYS = {"cosine": (0.0, 0.1, 0.3), "constant": (0.0, 0.1, 0.3, 0.6)}
 SHOWN = (0.0, 0.1, 0.3)
@@ -71,7 +74,7 @@ def summarize(rows: list[Row]) -> Summary:
     }
     lower = {n: is_lower(loss(s, 0.1, p), loss(s, 0.0, p)) for n, (s, p) in parts.items()}
     wanted = {"cosine": True, "constant": False, "constant, then fine-tuned": True}
-    right = [lower[n] == wanted[n] for n in wanted]
+    right = [None if lower[n] is None else lower[n] == wanted[n] for n in wanted]
     return Summary(
         question="Does weight decay lower the training loss of a language model?",
         source="with cosine, yes; at constant lr, after fine-tuning only (2310.04415)",
@@ -81,11 +84,17 @@ def summarize(rows: list[Row]) -> Summary:
         measured="training loss, nats; decays in the paper's numbers",
         numbers={f"{n}, decay {d:g}": loss(s, d, p) for n, (s, p) in parts.items() for d in SHOWN},
         seeds=language.SEEDS,
-        remark="" if all(right) else f"{sum(right)} of 3 statements hold at this size.",
+        remark="" if all(right) else f"{right.count(True)} of 3 statements hold at this size.",
     )
 
 
-STUDY = Study("lm_weight_decay", points, measure, draw, summarize)
+def dose(point: Point, size: Size) -> Dose:
+    """Of the training before the fine-tuning."""
+    flags = {"learning_rate": 6e-4, "min_lr": MIN_LR[point["schedule"]], "max_iters": 50_000}
+    return language.dose(size, weight_decay=point["weight_decay"], **flags)
+
+
+STUDY = Study("lm_weight_decay", points, measure, draw, summarize, dose)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

@@ -22,7 +22,10 @@ from matplotlib.figure import Figure
 from examples.resnet import train as program
 
 from . import images
-from .study import Point, Row, Size, Study, Summary, agreement, at_end, main
+from .dose import Dose
+from .paired import agreement
+from .rows import Point, Row
+from .study import Size, Study, Summary, at_end, main
 
 # model -> width, lr large and small, wd, flags of the paper
 MODELS = {
@@ -35,6 +38,7 @@ MODELS = {
 }  # fmt: skip
 EPOCHS, DROP, LR_FLOW = 24, 16, 1e-3  # of size tiny
 TINY_DECAY = 2.0  # times the paper's
+CIFAR_STEPS = 50_000 // 128  # of an epoch
 
 
 def points(size: Size) -> Sequence[Point]:
@@ -136,7 +140,17 @@ def summarize(rows: list[Row]) -> Summary:
     )
 
 
-STUDY = Study("loss_stabilization", points, measure, draw, summarize)
+def dose(point: Point, size: Size) -> Dose:
+    """Of both phases."""
+    _, rates, wd, _ = MODELS[point["model"]]
+    lr, wd = rates[point["lr"] == "small"], wd if point["decayed"] else 0.0
+    if size == "paper":
+        return images.dose([(lr, wd, 500), (1e-4, wd, 500)], CIFAR_STEPS)
+    wd *= TINY_DECAY
+    return images.dose([(lr, wd, DROP), (LR_FLOW, wd, EPOCHS - DROP)])
+
+
+STUDY = Study("loss_stabilization", points, measure, draw, summarize, dose)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

@@ -26,7 +26,10 @@ from matplotlib.figure import Figure
 import wdlab
 
 from . import digits
-from .study import Point, Row, Size, Study, Summary, main, spread
+from .dose import Dose
+from .dose import dose as dose_of
+from .rows import Point, Row
+from .study import Size, Study, Summary, main, spread
 
 PEAK, SHRINK, SEEDS = 3e-3, 3e-3, 5  # SHRINK: share of a weight that a step at the peak takes
 STEPS = {"tiny": 4_000, "paper": 40_000}
@@ -124,7 +127,15 @@ def summarize(rows: list[Row]) -> Summary:
     )
 
 
-STUDY = Study("lr2_decay", points, measure, draw, summarize)
+def dose(point: Point, size: Size) -> Dose:
+    """The shrink at the peak is the same for all; its fall is not."""
+    steps, coupling = STEPS[size], point["coupling"]
+    lr = wdlab.schedules.warmup_cosine(PEAK, warmup_steps=steps // 20, decay_steps=steps, end=3e-5)
+    kappa = wdlab.schedules.multiplier_of(coupling, lr)
+    return dose_of(lr, steps, STRENGTHS[coupling], kappa)
+
+
+STUDY = Study("lr2_decay", points, measure, draw, summarize, dose)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

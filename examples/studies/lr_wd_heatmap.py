@@ -28,7 +28,10 @@ import wdlab
 from wdlab.sweep import Separability, Table, heat_maps, loss_surface, separability
 
 from . import grids
-from .study import Point, Row, Size, Study, Summary, agreement, is_lower, main
+from .dose import Dose
+from .paired import agreement, is_lower
+from .rows import Point, Row
+from .study import Size, Study, Summary, main
 
 LR, DECAY = "learning_rate", "weight_decay"
 ADAM_LR, SGD_LR = (-12, -4), (-10, -2)  # powers of 2
@@ -135,7 +138,15 @@ def nearer(one: Separability, other: Separability) -> bool:
     return bool(apart and abs(one.slope) < abs(other.slope))
 
 
-STUDY = Study("lr_wd_heatmap", points, measure, draw, summarize)
+def dose(point: Point, size: Size) -> Dose:
+    """The largest of the grid."""
+    is_adam, coupling, lrs, decays = OPTIMIZERS[point["optimizer"]]
+    wide, tall = SPACING[size]
+    peak, decay = grids.powers(*lrs, wide)[-1], grids.powers(*decays, tall)[-1]
+    return grids.dose(peak, decay, coupling, STEPS[size], momentum=0.0 if is_adam else 0.9)
+
+
+STUDY = Study("lr_wd_heatmap", points, measure, draw, summarize, dose)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

@@ -28,7 +28,10 @@ import wdlab
 from wdlab.sweep import Separability, Table, loss_surface, separability
 
 from . import digits, grids
-from .study import Point, Row, Size, Study, Summary, agreement, main
+from .dose import Dose
+from .paired import agreement
+from .rows import Point, Row
+from .study import Size, Study, Summary, main
 
 BASE = 64
 WIDTHS = {"tiny": (64, 128, 256, 512), "paper": (64, 128, 256, 512, 1024)}
@@ -183,7 +186,14 @@ def summarize(rows: list[Row]) -> Summary:
     )
 
 
-STUDY = Study("mup_width_transfer", points, measure, draw, summarize)
+def dose(point: Point, size: Size) -> Dose:
+    """The largest of the grid, at the base width."""
+    coupling = SCHEMES[point["scheme"]][1]
+    decays = INDEPENDENT if coupling == "schedule" else COUPLED
+    return grids.dose(grids.powers(*RATES)[-1], grids.powers(*decays)[-1], coupling, STEPS[size])
+
+
+STUDY = Study("mup_width_transfer", points, measure, draw, summarize, dose)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

@@ -25,7 +25,9 @@ import wdlab
 from wdlab.sweep import Separability, loss_surface, separability
 
 from . import grids
-from .study import Point, Row, Size, Study, Summary, main
+from .dose import Dose
+from .rows import Point, Row
+from .study import Size, Study, Summary, main
 
 EXAMPLES, PEAK = 320, 1e-2
 BATCHES, EPOCHS = (8, 32, 128), {"tiny": (32, 96, 288), "paper": (100, 300, 900)}
@@ -96,7 +98,7 @@ def summarize(rows: list[Row]) -> Summary:
         question="Does normalized weight decay carry over to other batch sizes and budgets?",
         source="lambda ~ (b / (B T))^p, p = 0.5 (AdamW, B.1); the timescale rule says 1",
         number=f"p = {whole.slope:+.2f} [{whole.low:+.2f}, {whole.high:+.2f}]",
-        agrees="not testable here" if np.isnan(whole.slope) else agrees,
+        agrees="not tested" if np.isnan(whole.slope) else agrees,
         measured="the power p",
         numbers={"all": whole} | {name: power(some) for name, some in parts.items()},
         seeds=len({r["seed"] for r in rows}),
@@ -105,7 +107,14 @@ def summarize(rows: list[Row]) -> Summary:
     )
 
 
-STUDY = Study("normalized_decay", points, measure, draw, summarize)
+def dose(point: Point, size: Size) -> Dose:
+    """The largest of the grid."""
+    del size
+    steps = point["epochs"] * EXAMPLES // point["batch"]
+    return grids.dose(PEAK, grids.powers(*DECAYS)[-1], "schedule", steps)
+
+
+STUDY = Study("normalized_decay", points, measure, draw, summarize, dose)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

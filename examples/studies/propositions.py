@@ -24,7 +24,9 @@ from matplotlib.figure import Figure
 
 import wdlab
 
-from .study import Point, Row, Size, Study, Summary, float64, main
+from .dose import Dose
+from .rows import Point, Row
+from .study import Size, Study, Summary, float64, main
 
 ALPHA, DECAY = 0.02, 1e-3  # learning rate; lambda, per step
 FACTORS = tuple(float(f) for f in np.geomspace(1e-3, 1e3, 61))  # of l = lambda / alpha
@@ -135,7 +137,13 @@ def summarize(rows: list[Row]) -> Summary:
     )
 
 
-STUDY = Study("propositions", points, measure, draw, summarize)
+def dose(point: Point, size: Size) -> Dose:
+    """The decay takes lambda of a weight in every step."""
+    del point
+    return Dose(DECAY * STEPS[size], ALPHA * STEPS[size])
+
+
+STUDY = Study("propositions", points, measure, draw, summarize, dose)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

@@ -29,7 +29,8 @@ import wdlab
 from wdlab.preconditioners import scale_by_adam
 
 from . import digits
-from .study import Point, Row, Size, Study, Summary, main, spread
+from .rows import Point, Row
+from .study import Size, Study, Summary, main, spread
 
 AT = (1, 2, 4, 6, 8, 10, 20, 50, 100, 300, 1_000)
 STREAMS, SEEDS = 20_000, 5
@@ -160,7 +161,7 @@ def summarize(rows: list[Row]) -> Summary:
     )
 
 
-STUDY = Study("radam_warmup", points, measure, draw, summarize)
+STUDY = Study("radam_warmup", points, measure, draw, summarize, "no decay")
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

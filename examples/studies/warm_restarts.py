@@ -24,7 +24,11 @@ from matplotlib.figure import Figure
 import wdlab
 
 from . import digits
-from .study import Point, Row, Size, Study, Summary, agreement, main, spread
+from .dose import Dose
+from .dose import dose as dose_of
+from .paired import agreement
+from .rows import Point, Row
+from .study import Size, Study, Summary, main, spread
 
 SEEDS, EXAMPLES, BATCH, NORMALIZED = 5, 400, 32, 0.025
 UNIT = {"tiny": 150, "paper": 2_500}  # steps of the first period
@@ -133,7 +137,18 @@ def summarize(rows: list[Row]) -> Summary:
     )
 
 
-STUDY = Study("warm_restarts", points, measure, draw, summarize)
+def dose(point: Point, size: Size) -> Dose:
+    """Of all periods."""
+    unit, peak = UNIT[size], RATES[point["optimizer"]]
+    periods = [
+        dose_of(lr, period * unit, decay, wdlab.schedule_multiplier(lr))
+        for period, (lr, decay) in zip(PERIODS, stages(point["schedule"], peak, unit), strict=True)
+    ]
+    exponent = sum(d.exponent or 0.0 for d in periods)
+    return Dose(round(exponent, 6), sum(d.lr_steps for d in periods))
+
+
+STUDY = Study("warm_restarts", points, measure, draw, summarize, dose)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

@@ -20,7 +20,10 @@ import wdlab
 from examples.gpt import model, optim
 
 from . import language
-from .study import Point, Row, Size, Study, Summary, agreement, is_lower, main, spread
+from .dose import Dose
+from .paired import agreement, is_lower
+from .rows import Point, Row
+from .study import Size, Study, Summary, main, spread
 
 RULES = ("BERT", "NANOGPT", "MINGPT", "DEEPSPEED_CHAT", "ALL")
 DECAYS = (0.1, 1.0)
@@ -108,11 +111,17 @@ def summarize(rows: list[Row]) -> Summary:
         measured="training loss, nats; decays in the paper's numbers",
         numbers={"no decay": loss_of(rows, "ALL", 0.0)} | numbers,
         seeds=language.SEEDS,
-        remark=f"Decayed biases and norms make the loss worse at {sum(worse)} of 2 strengths.",
+        remark=f"Worse with decayed biases and norms at {worse.count(True)} of 2 strengths.",
     )
 
 
-STUDY = Study("which_parameters", points, measure, draw, summarize)
+def dose(point: Point, size: Size) -> Dose:
+    """Of what decays."""
+    flags = {"learning_rate": 6e-4, "min_lr": 6e-5, "max_iters": 50_000}
+    return language.dose(size, **flags, **point)
+
+
+STUDY = Study("which_parameters", points, measure, draw, summarize, dose)
 
 if __name__ == "__main__":
     sys.exit(main(STUDY, sys.argv[1:]))

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from examples.studies import study, table
+from examples.studies import all as all_studies
+from examples.studies import paired, study, table
+from examples.studies.dose import Dose
+from examples.studies.rows import Table
 
 
 def squares(measured):
@@ -29,7 +32,10 @@ def squares(measured):
     def points(size):
         return [{"x": x, "kind": "k"} for x in (1, 2, 3)]
 
-    return study.Study("squares", points, measure, lambda rows: Figure(), summarize)
+    def dose(point, size):
+        return Dose(0.1 * point["x"], 2.0)
+
+    return study.Study("squares", points, measure, lambda rows: Figure(), summarize, dose)
 
 
 class Measured(list):
@@ -44,7 +50,8 @@ def test_a_study_leaves_a_table_a_picture_and_a_summary(tmp_path, capsys):
     assert result["number"] == "5.17"  # (1 + 2 + 4 + 5 + 9 + 10) / 6
     assert result["numbers"] == {"all": [1.0, 2.0, 4.0, 5.0, 9.0, 10.0], "first": 1}
     assert (result["size"], result["name"], result["seeds"]) == ("tiny", "squares", 2)
-    assert result["exponent"] is None
+    assert (result["exponent"], result["lr_steps"]) == (pytest.approx(0.3), 2)
+    assert result["doses"][1] == {"exponent": 0.2, "lr_steps": 2.0, "x": 2, "kind": "k"}
     assert result["versions"]["jax"] == jax.__version__
     assert "Squares?" in capsys.readouterr().out
 
@@ -57,7 +64,7 @@ def test_a_killed_study_goes_on_where_it_stopped(tmp_path):
         study.run(squares(first), "tiny", tmp_path / "killed")
     study.run(squares(second), "tiny", tmp_path / "killed")
     assert (whole, first, second) == ([1, 2, 3], [1, 2], [2, 3])
-    tables = [study.Table(tmp_path / name / "results.csv") for name in ("whole", "killed")]
+    tables = [Table(tmp_path / name / "results.csv") for name in ("whole", "killed")]
     for x in (1, 2, 3):
         a, b = (t.rows_of({"x": x, "kind": "k"}) for t in tables)
         assert [row | {"seconds": 0} for row in a] == [row | {"seconds": 0} for row in b]
@@ -65,10 +72,10 @@ def test_a_killed_study_goes_on_where_it_stopped(tmp_path):
 
 
 def test_columns_that_only_some_points_have_are_absent_in_the_others(tmp_path):
-    results = study.Table(tmp_path / "results.csv")
+    results = Table(tmp_path / "results.csv")
     results.add({"x": 1}, [{"a": 1.5}], 1.0)
     results.add({"x": 2}, [{"b": float("nan")}], 1.0)
-    again = study.Table(tmp_path / "results.csv")
+    again = Table(tmp_path / "results.csv")
     assert again.rows_of({"x": 1})[0]["a"] == 1.5
     assert "a" not in again.rows_of({"x": 2})[0]
     assert again.seconds == 2.0
@@ -96,6 +103,52 @@ def test_another_table_is_not_overwritten(tmp_path, capsys):
     assert (tmp_path / "results.csv").read_text() == "a,b\n1,2\n"
 
 
+def answer(agrees, exponent, lr_steps=1.0):
+    cells = {"question": "?", "source": "", "number": "", "measured": ""}
+    summary = study.Summary(**cells, agrees=agrees, numbers={}, seeds=2)
+    return study.decided(summary, [Dose(0.0, lr_steps), Dose(exponent, lr_steps)], "--size paper")
+
+
+def test_a_no_without_enough_decay_is_not_tested():
+    assert answer("no", 0.99).agrees == "not tested"
+    assert "at most 0.99. What would tell: --size paper" in answer("no", 0.99).remark
+    assert answer("no", 1.0).agrees == "no"
+    assert (answer("yes", 0.1).agrees, answer("in part", 0.1).agrees) == ("yes", "in part")
+    assert answer("no", None).agrees == "no"  # L2 in Adam's gradient: no exponent to judge by.
+
+
+def test_a_difference_is_judged_by_the_spread_of_the_pairs():
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=5)  # What a seed does to both runs, ten times the effect.
+    one, other = shared + 0.01 * rng.normal(size=5), shared + 0.1
+    assert paired.is_lower(one, other) is True
+    assert paired.is_lower(other, one) is False
+    assert paired.is_lower(shared, rng.permutation(shared)) is None
+    # A spread of 0.08 excludes the source's fall of 1, and cannot see one of 0.05.
+    noise = np.array([-0.1, 0.1, -0.05, 0.05, 0.0])
+    assert paired.is_lower(other + noise, other, by=1.0) is False
+    assert paired.is_lower(other + noise, other, by=0.05) is None
+    assert paired.is_lower(one, [np.inf] * 5) is None
+
+
+def test_the_interval_covers_at_its_rate():
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(300):
+        gap = paired.difference(rng.normal(1.0, 2.0, 5), np.zeros(5))
+        covered += gap.low <= 1.0 <= gap.high
+    assert 0.93 <= covered / 300 <= 1.0
+
+
+def test_all_fails_loudly_where_an_answer_changes(repository, monkeypatch, capsys):
+    monkeypatch.setattr(all_studies, "studies", lambda: [squares(Measured())])
+    monkeypatch.setattr(all_studies, "RESULTS", repository)
+    where = [f"--out_dir={repository / 'out'}"]
+    assert all_studies.main(where) == 0
+    (repository / "squares-tiny.json").write_text('{"agrees": "no"}')
+    assert all_studies.main(where) == 1
+    assert "squares answers 'yes', stored is 'no'" in capsys.readouterr().err
+
+
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """A results folder and a page of their own."""
@@ -109,7 +162,7 @@ def test_a_result_is_taken_over_with_its_picture(repository):
     assert table.main([f"--add={repository / 'out'}"]) == 0
     assert (repository / "results" / "squares-tiny.png").exists()
     lines = (repository / "README.md").read_text().splitlines()
-    assert "| `squares` | Squares? | they grow | yes | 5.17 | [tiny](#squares) |" in lines
+    assert "| `squares` | Squares? | they grow | yes | 5.17 | 0.3 | 2 | [tiny](#squares) |" in lines
     assert "| all | 5.17 ± 3.7 |" in lines
     assert "![Squares?](results/squares-tiny.png)" in lines
 
