@@ -12,6 +12,8 @@ os.environ.setdefault(
     * (int(jaxlib.__version__.split(".")[1]) < 11),
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# LLVM's optimizations off, in processes started from here too; XLA's own passes are as ever.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import numpy as np
@@ -52,19 +54,14 @@ def _shared_programs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def compile_quickly():
-    """LLVM's optimizations off, here and in processes started here; XLA's own passes are as ever.
-
-    For modules that run whole programs of seconds, most of which LLVM would take.
-    """
+def fully_optimized():
+    """Programs as users compile them, for modules whose claim is rounding."""
     before = jax.config.read("jax_disable_most_optimizations")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        jax.config.update("jax_disable_most_optimizations", True)
-        jax.clear_caches()  # All of the module's programs are compiled so: runs compare bits.
-        yield
-        jax.config.update("jax_disable_most_optimizations", before)
-        jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
 
 
 @pytest.fixture

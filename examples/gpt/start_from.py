@@ -119,7 +119,7 @@ def _settings(folder: Path, config: Config) -> Config:
 def _changes(source: Config, config: Config) -> dict[str, str]:
     """Flag -> both of its values, for each flag that differs and decides numbers or weights."""
     return {
-        name: f"{name} is {getattr(source, name)} in the checkpoint, {getattr(config, name)}"
+        name: f"{name} is {old} in the checkpoint, {new} in this run"
         for name in Config.that_decide("numbers", "weights")
-        if getattr(source, name) != getattr(config, name)
+        if (old := getattr(source, name)) != (new := getattr(config, name))
     }

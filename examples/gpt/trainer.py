@@ -103,8 +103,7 @@ class Trainer(Run):
         )
         with Checkpoints(start.checkpoints, read_only=True) as checkpoints:
             restored = checkpoints.restore(like, check_settings=False, step=start.step)
-        assert restored is not None  # A step that is named is there or an error.
-        found = restored.state
+        found = restored.state  # pyrefly: ignore[missing-attribute]  None only without a step.
         if fresh.loss_scale is None or found.loss_scale is None:
             found = found._replace(loss_scale=fresh.loss_scale)
         if fresh.ema is None or found.ema is None:

@@ -9,7 +9,6 @@ import pytest
 import wdlab
 from wdlab.training import float32_masters, kahan, skip_nonfinite, stochastic_rounding
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 TXS = {
     "plateau": lambda: optax.chain(
         wdlab.optimizers.adamw(0.1, weight_decay=0.1, coupling="lr", rules=wdlab.rules.ALL),

@@ -13,6 +13,7 @@ import wdlab
 from wdlab.instruments import lost_to_rounding
 from wdlab.training import precision
 
+pytestmark = pytest.mark.usefixtures("fully_optimized")
 WRAPPERS = {
     "stochastic_rounding": precision.stochastic_rounding,
     "kahan": precision.kahan,

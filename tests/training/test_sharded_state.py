@@ -14,7 +14,6 @@ from tests.training.test_steps import OPTIMIZERS
 from wdlab.rules import leaves_with_paths
 from wdlab.training import skip_nonfinite
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")  # Where arrays are is asked, not values.
 SHAPES = {
     "tall": ((4096, 128), ("data", "model")),
     "wide": ((128, 4096), ("data", "model")),

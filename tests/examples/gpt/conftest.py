@@ -7,7 +7,7 @@ from tests.examples.gpt.small_runs import SHORT
 
 
 @pytest.fixture(scope="module")
-def short_run(tmp_path_factory, compile_quickly):
+def short_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("short")
     assert main([*SHORT, f"--out_dir={folder}"]) == 0
     return folder

@@ -18,7 +18,6 @@ from examples.gpt.train import main
 from examples.runs import records
 from tests.examples.gpt.papers_commands import COMMANDS, EVERY
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 SMALL = shlex.split(
     "--n_layer=1 --n_head=2 --n_embd=8 --block_size=8 --batch_size=2 --dropout=0 "
     "--gradient_accumulation_steps=2 --eval_examples=4 --sample_tokens=0"

@@ -11,7 +11,6 @@ import pytest
 from examples.gpt import model
 from examples.gpt.config import Config
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 SMALL = Config(n_layer=2, n_head=2, n_embd=8, block_size=6, bias=True)
 VOCAB = 11
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, (3, 6))

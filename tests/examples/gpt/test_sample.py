@@ -12,7 +12,6 @@ from examples.gpt import generation, model, sample
 from tests.examples.gpt.test_blocks import GPT2, LLAMA, VOCAB, jit, random_params
 
 KEY = jax.random.key(3)
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def draw_plainly(config, params, prompt, count, temperature=1.0, top_k=None):

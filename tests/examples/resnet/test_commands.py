@@ -14,7 +14,6 @@ from examples.resnet.flags import parse
 from tests.examples.resnet import small_images
 from wdlab.instruments import Estimate
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 COMMON = "--batch_size 128 --momentum 0.0"
 VGG = f"train --model vgg16 {COMMON} --epochs 1000 --lr_flow 1e-4 --first_decay 0.5"
 RESNET18 = (
@@ -79,7 +78,7 @@ def images(tmp_path_factory):
 
 
 def different_commands():
-    """The first of each program, model and constraint, with decay and without.
+    """The first of each program, model and constraint.
 
     The rates and the decay are inputs of its compiled step: the others repeat it with other
     numbers, which the next test reads. With ALL_COMMANDS=1 in the environment, all of them.
@@ -89,7 +88,7 @@ def different_commands():
     kinds = {}
     for command in COMMANDS:
         config = parse(shlex.split(command)[1:])
-        kind = (command.split()[0], config.model, config.scale_inv, config.wd > 0)
+        kind = (command.split()[0], config.model, config.scale_inv)
         kinds.setdefault(kind, command)
     return list(kinds.values())
 

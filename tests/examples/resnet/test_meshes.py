@@ -20,7 +20,6 @@ from examples.runs.records import read
 from examples.runs.run_dir import settings_of
 from tests.examples.resnet import small_images
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 ROOT = Path(__file__).parents[3]
 SMALL = shlex.split(
     "tiny --model=small --batch_size=16 --epochs=2 --momentum=0.5 --ema=0.5 --lr=0.1 --wd=0.1 "

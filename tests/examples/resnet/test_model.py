@@ -14,7 +14,6 @@ from examples.resnet import layers, model, optim, sharpness, step
 from examples.resnet.config import Config
 from examples.resnet.layers import BatchNorm, convolve
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 RNG = np.random.default_rng(0)
 PIXELS = 16
 

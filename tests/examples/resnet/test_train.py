@@ -12,7 +12,6 @@ from examples.resnet import train
 from examples.resnet.trainer import Trainer
 from examples.runs import records
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 SMALL = shlex.split(
     "tiny --model=resnet_tiny --width=2 --batch_size=16 --epochs=4 --first_decay=0.5 "
     "--momentum=0.5 --no_data_augm=False --save_every=1 --radius=5"

@@ -55,7 +55,7 @@ CHANGES = {
             optax.adam(0.01),
             optax.add_decayed_weights(lambda count: -0.001 / (1 + count)),
         ),
-        "decays by 0.0005 in this plan, 0.001 at step 1",
+        "decays by 0.0005 in this plan, 0.001 in the other at step 1",
     ),
     "factoring": (
         optax.adafactor(0.01, min_dim_size_to_factor=2, weight_decay_rate=0.1),

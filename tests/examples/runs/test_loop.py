@@ -1,16 +1,20 @@
 """The loop of a run: numbers are read one call late, and nothing else is different for it."""
 
+import copy
+import dataclasses
 import itertools
 import json
 import os
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples.gpt import data
 from examples.gpt.flags import parse
 from examples.gpt.start_from import Start
 from examples.gpt.trainer import Trainer
@@ -22,7 +26,6 @@ from examples.runs.stop import StopRequest
 from tests.examples.gpt.small_runs import SMALL
 from wdlab.training import Checkpoints
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 STEPS = 8
 FLAGS = [*SMALL, f"--max_iters={STEPS}", "--eval_interval=4", "--log_interval=3"]
 
@@ -88,13 +91,15 @@ def with_bad_steps(trainer, bad):
 
 @pytest.fixture(scope="module")
 def fresh():
-    """Trainers that share one compiled program."""
+    """Trainers at the start that share their compiled programs."""
     first = trainer_of()
+    state = jax.device_get(first.state)
 
     def make(bad=()):
-        trainer = trainer_of()
-        for name in ("train_step", "evaluate", "weight_metrics"):
-            setattr(trainer, name, getattr(first, name))
+        trainer = copy.copy(first)
+        trainer.config = dataclasses.replace(first.config)
+        trainer.state = first.layout.settle(jax.tree.map(jnp.asarray, state))
+        trainer.batches = data.batches(first.data, first.config, first.rows)
         return with_bad_steps(trainer, bad)
 
     return make
@@ -138,12 +143,17 @@ def test_too_many_bad_steps_end_the_run_with_the_state_before_them(fresh, scratc
 
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 0), ("SIGHUP", 0), ("SIGINT", 130)])
 def test_a_signal_is_heard_by_its_name(number, code):
-    with StopRequest() as stop:
-        assert not stop.requested
-        os.kill(os.getpid(), getattr(signal, number))
-        assert stop.heard
-        assert (stop.requested, stop.name, stop.exit_code) == (True, number, code)
-        assert stop.ask() == getattr(signal, number)
+    sent = getattr(signal, number)
+    before = signal.signal(sent, signal.SIG_DFL)  # Under nohup SIGHUP is ignored.
+    try:
+        with StopRequest() as stop:
+            assert not stop.requested
+            os.kill(os.getpid(), sent)
+            assert stop.heard
+            assert (stop.requested, stop.name, stop.exit_code) == (True, number, code)
+            assert stop.ask() == sent
+    finally:
+        signal.signal(sent, before)
 
 
 def test_what_nohup_lets_stay_stays():

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 import wdlab
 from examples.gpt.flags import parse as parse_gpt
@@ -21,7 +20,6 @@ from examples.runs.display import Display
 from wdlab.training import Checkpoints
 from wdlab.training.checksum import named_leaves
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 STEPS = 6
 GPT = shlex.split(
     f"tiny --n_layer=1 --n_head=2 --n_embd=8 --block_size=8 --batch_size=2 --max_iters={STEPS} "

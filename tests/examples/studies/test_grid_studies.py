@@ -15,7 +15,6 @@ import wdlab
 from examples.studies import adafactor_parts, digits, grids, mup_width_transfer, study, table
 from wdlab.sweep import Separability
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 SHORT = {
     "lr_wd_heatmap": {"STEPS": {"tiny": 3}, "SPACING": {"tiny": (8, 18)}, "SEEDS": {"tiny": 1}},
     "normalized_decay": {"EPOCHS": {"tiny": (1, 2, 3)}, "DECAYS": (-4, 0, 4), "SEEDS": {"tiny": 1}},

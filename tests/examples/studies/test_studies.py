@@ -10,7 +10,6 @@ import pytest
 from examples.studies import all as all_studies
 from examples.studies import digits, images, language, study, table
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 NAMES = [known.name for known in all_studies.studies()]
 LANGUAGE = [n for n in NAMES if n.startswith("lm_") or n == "which_parameters"]
 

@@ -120,7 +120,11 @@ class _Tracing:
 
     def _scan(self, eqn: Any, operands: list[Number]) -> list[Number]:
         params, body = eqn.params, eqn.params["jaxpr"]
-        length, fixed, carried = params["length"], params["num_consts"], params["num_carry"]
+        length = params["length"]
+        if "ft_in" in params:  # From jax 0.12 on: the constants, what is carried, and the rows.
+            fixed, carried, _ = map(len, params["ft_in"].unpack())
+        else:
+            fixed, carried = params["num_consts"], params["num_carry"]
         if length * len(body.jaxpr.eqns) > _MOST_UNROLLED:
             return [self._program.unknown(operands, n) for n in range(len(eqn.outvars))]
         carry, rows = operands[fixed : fixed + carried], []
