@@ -144,6 +144,7 @@ GROUPS = (
     Group(".*"),
 )
 SOME = {"multiplier": LR, "rules": RULES}
+STACKS = {"axes": preconditioners.MatrixAxes(kernels="batch"), "dtype": "float32"}
 
 
 def grouped(weight_decay, coupling="lr"):
@@ -235,6 +236,10 @@ OWN = {
     "adamw, schedule": optimizer(optimizers.adamw, "schedule"),
     "adamw, lr2": optimizer(optimizers.adamw, "lr2"),
     "adamw, lr2_over_peak": optimizer(optimizers.adamw, "lr2_over_peak"),
+    "muon, lr": optimizer(optimizers.muon, "lr", **STACKS),
+    "muon, lr2, neurons": optimizer(
+        optimizers.muon, "lr2", twins.cautious, neuron_b2=0.9, cautious=True, **STACKS
+    ),
     "radamw, lr": optimizer(optimizers.radamw, "lr"),
     "lionw, constant": optimizer(optimizers.lionw, "constant"),
     "adafactor, lr": optimizer(optimizers.adafactor, "lr"),

@@ -61,16 +61,8 @@ def flat(tree):
 
 def shrink_of(coupling, decay, lr, peak=0.05):
     """kappa_t * lambda of a decoupled coupling."""
-    return (
-        decay
-        * {
-            "schedule": lr / peak,
-            "lr": lr,
-            "lr2": lr * lr,
-            "constant": 1.0,
-            "lr2_over_peak": lr * lr / peak,
-        }[coupling]
-    )
+    kappas = {"schedule": lr / peak, "lr": lr, "lr2": lr * lr, "lr2_over_peak": lr * lr / peak}
+    return decay * (kappas | {"constant": 1.0})[coupling]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,19 +1,20 @@
 """What decays and why, as a table."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from wdlab._core.dtypes import is_16_bit, lost_to_rounding
-from wdlab._core.names import printable
+from wdlab._core.names import first_few, printable
 from wdlab._core.tables import print_table, shape_text
 from wdlab.rules import (
     Decision,
     decisions,
     doubts,
+    leaves_with_paths,
     looks_like_matrix,
     looks_like_norm_or_bias,
     normalize_rules,
@@ -34,6 +35,7 @@ class DecayRow:
     rule: str  # The deciding rule in short, or 'pytree of scales'.
     scale: float  # s; 0 is exempt
     warning: str  # Empty where the decision looks as usual.
+    optimizer: str = ""  # Which of several trains it, where that was told.
 
     @property
     def size(self) -> int:
@@ -82,7 +84,12 @@ class DecayTable:
 
 
 def inspect_decay(
-    params: PyTree, rules: PyTree, *, shrink_per_step: float | None = None, wrt: Any = None
+    params: PyTree,
+    rules: PyTree,
+    *,
+    shrink_per_step: float | None = None,
+    wrt: Any = None,
+    branches: PyTree | None = None,
 ) -> DecayTable:
     """Returns which leaves decay, by which rule and how much.
 
@@ -91,9 +98,11 @@ def inspect_decay(
       rules: As in :func:`wdlab.decay_scales`.
       wrt: What is trained of an nnx model, as there.
       shrink_per_step: kappa_t lambda at its peak, to be compared with each leaf's rounding step.
+      branches: Pytree of strings like ``params``: the optimizer of each leaf, as of
+        :func:`wdlab.optimizers.branches_of`.
 
     Raises:
-      ValueError: If a leaf is decided by nothing.
+      ValueError: If a leaf is decided by nothing, or ``branches`` has another number of leaves.
 
     >>> from wdlab.rules import NO_BIAS_OR_NORM
     >>> table = inspect_decay({"kernel": np.ones((2, 3)), "bias": np.ones(3)}, NO_BIAS_OR_NORM)
@@ -104,7 +113,15 @@ def inspect_decay(
     decided = decisions(parameters(params, wrt), rules)
     open_ = doubts(decided, rules)
     shrink = shrink_per_step or 0.0
-    return DecayTable(tuple(_row(d, shrink, open_.get(d.path, "")) for d in decided))
+    rows = tuple(_row(d, shrink, open_.get(d.path, "")) for d in decided)
+    if branches is None:
+        return DecayTable(rows)
+    names = dict(leaves_with_paths(branches))
+    missing = [row.path for row in rows if row.path not in names]
+    if missing:
+        raise ValueError(f"branches says nothing of {first_few(missing)}.")
+    own = (replace(row, optimizer=str(names[row.path])) for row in rows)
+    return DecayTable(tuple(own))
 
 
 def _row(decision: Decision, shrink_per_step: float, warning: str) -> DecayRow:
@@ -131,6 +148,7 @@ def print_decay(
     *,
     shrink_per_step: float | None = None,
     wrt: Any = None,
+    branches: PyTree | None = None,
     console: Console | None = None,
 ) -> DecayTable:
     """Prints the table of :func:`inspect_decay`, its totals and its warnings.
@@ -141,6 +159,7 @@ def print_decay(
       wrt: What is trained of an nnx model, as there.
       shrink_per_step: kappa_t lambda at its peak (``DecayProfile.peak_shrink``); if given, leaves
         whose dtype would round it away are named.
+      branches: As in :func:`inspect_decay`; each leaf's optimizer is a column then.
       console: Where to; standard output if None.
 
     Returns:
@@ -151,14 +170,18 @@ def print_decay(
     path ...
     decayed: 1 tensors, 6 parameters; exempt: 0 tensors, 0 parameters
     """
-    report = inspect_decay(params, rules, shrink_per_step=shrink_per_step, wrt=wrt)
+    report = inspect_decay(
+        params, rules, shrink_per_step=shrink_per_step, wrt=wrt, branches=branches
+    )
+    own = ["optimizer"] if branches is not None else []
     print_table(
-        ("path", "shape", "dtype", "decided by rule", "scale "),
+        ("path", "shape", "dtype", *own, "decided by rule", "scale "),
         (
             (
                 printable(row.path),
                 shape_text(row.shape),
                 row.dtype,
+                *([row.optimizer] if own else []),
                 row.rule,
                 "exempt" if row.scale == 0 else f"{row.scale:g}",
             )

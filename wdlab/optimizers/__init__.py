@@ -11,6 +11,7 @@ from wdlab.optimizers.averaging import (
 )
 from wdlab.optimizers.chains import adam, adamw, lionw, radamw, sgd, sgdw
 from wdlab.optimizers.injection import inject_hyperparams
+from wdlab.optimizers.muon import branches_of, muon
 from wdlab.optimizers.prodigy_adam import prodigy
 from wdlab.optimizers.schedule_free_chains import schedule_free_adamw, schedule_free_sgd
 from wdlab.optimizers.second_order import soap
@@ -24,10 +25,12 @@ __all__ = [
     "adamw",
     "assemble",
     "averaged",
+    "branches_of",
     "complete",
     "in_float32",
     "inject_hyperparams",
     "lionw",
+    "muon",
     "prodigy",
     "radamw",
     "scale_by_adafactor",

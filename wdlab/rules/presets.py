@@ -85,6 +85,23 @@ DEEPSPEED_CHAT = (
 # big_vision optax.py: wd_mults defaults to [('.*/kernel$', 1.0)].
 BIG_VISION = (Rule(".*/kernel", optional=True), Rule(".*", 0.0, optional=True))
 
+# Which matrices Muon trains: those between embedding and head. By the names these have; a head that
+# is called Dense_0 or fc, or tied to the embedding by other means, needs a rule of its own.
+_POSITION = r"(.*/)?([^/]*_)?(pos|position|positional|relative)(_[^/]*|al[^/]*|s)?(/[^/]*)?"
+_TOKEN = r"(.*/)?([^/]*_)?(cls|class_?token|tokens?|registers?|query_embed[^/]*)"
+_HEAD = (
+    r"(.*/)?([^/]*_)?(heads?|unembed(ding)?|classifier|logits)(_[^/]*)?(/(kernel|weight|w))?"
+    r"|(params/)?output(_layer|_proj(ection)?)?/(kernel|weight|w)"
+)
+_ANY_EMBEDDING = rf"{_EMBEDDING}|(.*/)?[^/]*embed[^/]*/kernel"
+HIDDEN_MATRICES = (
+    Rule(rf"{_BIAS}|{_NORM}|{_RECURRENCE}", 0.0, optional=True),
+    Rule(rf"{_ANY_EMBEDDING}|{_POSITION}|{_TOKEN}", 0.0, optional=True),
+    Rule(_HEAD, 0.0, optional=True),
+    Rule(".*", ndim=(2, None), optional=True),
+    Rule(".*", 0.0, optional=True),
+)
+
 
 def containing(substrings: str) -> tuple[Rule, ...]:
     """Rules that decay the leaves whose path contains one of the words, and no others.
@@ -155,7 +172,13 @@ def _matches(pattern: str, path: str) -> bool:
     return compile_pattern(pattern).fullmatch(path) is not None
 
 
-_SHORT = {_BIAS: "<bias>", _NORM: "<norm>", _EMBEDDING: "<embedding>", _RECURRENCE: "<recurrence>"}
+_SHORT = {
+    _BIAS: "<bias>",
+    _NORM: "<norm>",
+    _RECURRENCE: "<recurrence>",
+    _ANY_EMBEDDING: "<embedding>",
+}
+_SHORT |= {_EMBEDDING: "<embedding>", _POSITION: "<position>", _TOKEN: "<token>", _HEAD: "<head>"}
 
 
 def short_rule(rule: Rule) -> str:

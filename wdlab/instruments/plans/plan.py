@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from wdlab._core.names import first_few
+from wdlab.instruments.plans.branches import branches_in
 from wdlab.instruments.plans.comparison import plan_differences
 from wdlab.instruments.plans.measured_decay import Measured, measure, shares
 from wdlab.instruments.plans.step_curves import (
@@ -79,6 +80,7 @@ class DecayPlan:
     optimizer: tuple[str, ...]  # Names of the parts of the optimizer's state, in order.
     calls_per_update: int  # optax.MultiSteps' k; 1 without it.
     reason: str = ""  # Why all is unknown.
+    branches: tuple[str, ...] = ()  # Of each leaf its part of an optax.partition; for people.
 
     def digest(self) -> str:
         """Sixteen hex digits; equal plans have equal ones.
@@ -119,14 +121,15 @@ class DecayPlan:
         parts = first_few(self.optimizer) or "rules"
         calls = f"; {self.calls_per_update} calls per update" if self.calls_per_update > 1 else ""
         groups: dict[Any, list[LeafPlan]] = {}
-        for leaf in self.leaves:
-            groups.setdefault((leaf.coupling, leaf.decay.described()), []).append(leaf)
-        rows = [("coupling", "decay per update", "leaves")]
-        for (coupling, decay), leaves in sorted(groups.items(), key=lambda item: -_size(item[1])):
+        own = [(name,) for name in self.branches] or [()] * len(self.leaves)
+        for leaf, branch in zip(self.leaves, own, strict=True):
+            groups.setdefault((*branch, leaf.coupling, leaf.decay.described()), []).append(leaf)
+        rows = [("optimizer", "coupling", "decay per update", "leaves")[not self.branches :]]
+        for kind, leaves in sorted(groups.items(), key=lambda item: -_size(item[1])):
             named = first_few([leaf.path for leaf in leaves], 3)
-            rows.append((coupling, decay, f"{len(leaves)} ({_size(leaves):,} entries): {named}"))
-        widths = [max(len(row[n]) for row in rows) for n in range(2)]
-        lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c}" for a, b, c in rows]
+            rows.append((*kind, f"{len(leaves)} ({_size(leaves):,} entries): {named}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         unknown = [f"unknown: {self.reason}"] if self.reason else []
         return "\n".join([f"decay plan: {parts}{calls}", *lines, *unknown])
 
@@ -169,7 +172,9 @@ def decay_plan(tx_or_rules: Any, params: PyTree, *, wrt: Any = None) -> DecayPla
         ]
         return _plan(rows, kinds, (), 1)
     shapes = [jax.ShapeDtypeStruct(shape, dtype) for _, shape, dtype in rows]
-    parts = _parts(tx_or_rules, jax.tree.unflatten(jax.tree.structure(params), shapes))
+    tree = jax.tree.unflatten(jax.tree.structure(params), shapes)
+    state = jax.eval_shape(tx_or_rules.init, tree)
+    parts, branches = _parts(state, tree), branches_in(state, tree)
     # float32: what is decided does not depend on how weights are rounded, and is seen exactly.
     wide = [jax.ShapeDtypeStruct(x.shape, _wide(x.dtype)) for x in shapes]
     try:
@@ -177,13 +182,13 @@ def decay_plan(tx_or_rules: Any, params: PyTree, *, wrt: Any = None) -> DecayPla
     except Exception as error:  # noqa: BLE001  Whatever an update raises that is called like this.
         nothing = {"coupling": "unknown", "decay": Curve((None,) * len(PROBED_STEPS))}
         reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
-        return _plan(rows, [nothing] * len(rows), parts, 1, reason)
-    return _plan(rows, _kinds(traced), parts, traced.calls)
+        return _plan(rows, [nothing] * len(rows), parts, 1, reason, branches)
+    return _plan(rows, _kinds(traced), parts, traced.calls, "", branches)
 
 
-def _plan(rows: list, kinds: list, optimizer: tuple, calls: int, reason: str = "") -> DecayPlan:
+def _plan(rows: list, kinds: list, *facts: Any) -> DecayPlan:
     leaves = [LeafPlan(*row, **kind) for row, kind in zip(rows, kinds, strict=True)]
-    return DecayPlan(tuple(leaves), optimizer, calls, reason)
+    return DecayPlan(tuple(leaves), *facts)
 
 
 def _kinds(traced: TracedOptimizer) -> list[dict[str, Any]]:
@@ -211,9 +216,8 @@ def _kinds(traced: TracedOptimizer) -> list[dict[str, Any]]:
     return [kinds[id(leaf)] for leaf in measured]
 
 
-def _parts(tx: Any, params: PyTree) -> tuple[str, ...]:
+def _parts(state: PyTree, params: PyTree) -> tuple[str, ...]:
     """The class names of the named tuples in an optimizer's state, and its size."""
-    state = jax.eval_shape(tx.init, params)
     sizes = [leaf.size for leaf in jax.tree.leaves(state)]
     like_params = jax.tree.structure(params)
 
