@@ -28,7 +28,7 @@ from wdlab import (
     sweep,
     training,
 )
-from wdlab.conventions import convert
+from wdlab.conventions import convert, transfer
 from wdlab.decay import add_l2_gradient, decay_weights, freeze
 from wdlab.groups import print_groups
 from wdlab.instruments import (
@@ -79,4 +79,5 @@ __all__ = [
     "skip_nonfinite",
     "sweep",
     "training",
+    "transfer",
 ]
