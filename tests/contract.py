@@ -56,6 +56,7 @@ KAPPAS = {
     "parameter_scale": LR,
     "constant": lambda t: 1.0,
     "l2": lambda t: 1.0,
+    "lr2_by_shape": lambda t: LR(t) ** 2,
 }
 
 
@@ -100,12 +101,17 @@ def convention(name):
     coupling, rule = known.coupling_for(defaults), twins.decoupled
     for key in (known.order, coupling, name):
         rule = UNLIKE.get(key, rule)
-    reads = name in ("optax.lamb", "torch.ASGD") or ("dafactor" in name and name not in ABSOLUTE)
-    return Member(make, rule, KAPPAS.get(coupling, KAPPAS["lr"]), reads_params=reads)
+    reads = name in ("optax.lamb", "torch.ASGD", "scion.Scion")
+    reads = reads or ("dafactor" in name and name not in ABSOLUTE)
+    factors = {"scale": 0.0} if name in OF_MATRICES else {}
+    factors |= {"kernel": (4 / 3) ** 0.5} if coupling.endswith("_by_shape") else {}
+    return Member(make, rule, KAPPAS.get(coupling, KAPPAS["lr"]), factors, reads)
 
 
 BASE = {"layer": {"kernel": jnp.ones((2, 1)), "bias": jnp.ones(1), "scale": jnp.ones(())}}
 WIDTHS = groups.widths(BASE, tree(0), layout="in_out")
+OF_MATRICES = [n for n in conventions.names() if "muon" in conventions.get(n).defaults]
+WITHOUT_DECAY = optimizers.adamw(LR)
 # What has no default; arguments as small as makes sense.
 REQUIRED = {
     "big_vision.adafactor": {"dtype_momentum": None},  # In bfloat16 jit rounds otherwise.
@@ -119,6 +125,15 @@ REQUIRED = {
     "tfa.AdamW": {"weight_decay": 1e-4},
     "tfa.SGDW": {"weight_decay": 1e-4},
     **{f"mup.{name}": {"widths": WIDTHS} for name in ("MuSGD", "MuAdam", "MuAdamW")},
+    # In bfloat16 jit rounds otherwise; only the matrices decay by the number.
+    **{
+        name: {"rest": WITHOUT_DECAY, "iteration_dtype": None}
+        for name in OF_MATRICES
+        if "iteration_dtype" in conventions.get(name).defaults
+    },
+    "emerging_optimizers.Muon": {"rest": WITHOUT_DECAY, "fp32_matmul_prec": "highest"},
+    "megatron.Muon": {"rest": WITHOUT_DECAY, "muon_fp32_matmul_prec": "highest"},
+    "scion.Scion": {"iteration_dtype": None},
 }
 # By coupling, order or name: where a convention's decay is not the decoupled one.
 UNLIKE = {
@@ -126,9 +141,12 @@ UNLIKE = {
     "parameter_scale": twins.by_size,
     "after": twins.after_the_step,
     "none": None,
+    "fixed": None,
     "in the trust ratio": None,
     "keras.Adafactor": None,  # Its step measures the decayed weights.
     "modded_nanogpt.Adam": functools.partial(twins.cautious, ties="keep"),
+    "lr_by_shape": twins.cautious,
+    "lr2_by_shape": twins.cautious,
     "proximal": twins.proximal,
     "optimi.StableAdamW": None,  # Divided by the gradients' size.
     "mup.MuSGD": None,  # By widths, which mu_sgd and mu_adam below test.

@@ -6,6 +6,8 @@ import numpy as np
 LIVE = frozenset(
     {
         *(f"torch.{name}" for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adafactor")),
+        *("torch.Muon", "optax.contrib.muon", "keller_jordan.Muon"),
+        "keller_jordan.MuonWithAuxAdam",
         *(
             f"torch.{name}"
             for name in ("Adamax", "Adagrad", "RMSprop", "Adadelta", "ASGD", "Rprop")
@@ -138,4 +140,49 @@ TWIN_VARIANTS = {
         {"rank": 3, "proj": "svd", "disable_nl": True, "correct_bias": False},
     ],
     "paper.RAdam": [{}, {"betas": (0.9, 0.99), "eps": 1e-3}],
+}
+
+_POLAR = {"coefficient_type": "polar_express", "num_ns_steps": 7, "nesterov": True}
+_FLAT = {"cautious_wd": True, "nesterov": True, "adjust_lr": "rms_norm", "flatten": True}
+_JIACHENG = {"use_polar_express": False, "adjust_lr": None}
+# The same for the optimizers of matrices, which test_muons.py takes over more shapes, and with
+# kernels, on which the release of KellerJordan/Muon fails.
+MATRIX_VARIANTS = {
+    "torch.Muon": [{}, {"adjust_lr_fn": "match_rms_adamw", "nesterov": False, "ns_steps": 3}],
+    "optax.contrib.muon": [
+        {"adam_weight_decay": 0.1},
+        {
+            "nesterov": False,
+            "adaptive": True,
+            "consistent_rms": 0.2,
+            "ns_coeffs": ((2, -1.5, 0.5),),
+        },
+    ],
+    "moonlight.Muon": [{}, {"nesterov": False, "ns_steps": 3, "adamw_betas": (0.8, 0.99)}],
+    "keller_jordan.Muon": [{}],
+    "keller_jordan.MuonWithAuxAdam": [{"adam_weight_decay": 0.5, "momentum": 0.8}],
+    "dion.Muon": [{}, _FLAT, _JIACHENG],
+    "dion.NorMuon": [{}, _FLAT],
+    "modded_nanogpt.NorMuon": [{}, {"lr_mul": 2.0, "wd_mul": 5.0, "beta2": 0.5, "momentum": 0.8}],
+    "nanochat.Muon": [{}, {"num_iterations": 200, "ns_steps": 3, "beta2": 0.5}],
+    "emerging_optimizers.Muon": [
+        {"fp32_matmul_prec": "highest"},
+        {"weight_decay_method": "independent", "scale_mode": "shape_scaling", **_POLAR},
+        {"weight_decay_method": "palm", "extra_scale_factor": 0.2, "coefficient_type": "simple"},
+        {"weight_decay_method": "l2", "scale_mode": "unit_rms_norm", "num_ns_steps": 6},
+    ],
+    "megatron.Muon": [
+        {},
+        {"decoupled_weight_decay": False, "muon_extra_scale_factor": 0.2, "adam_beta2": 0.95},
+    ],
+    "scion.Scion": [
+        {},
+        {"momentum": 0.1, "scale": 3.0, "norm_kwargs": {"steps": 3}},
+        {"unconstrained": True},
+    ],
+    "llm_optimizer_benchmark.Signum": [
+        {"momentum": 0.9},
+        {"momentum": 0.9, "dampening": 0.5, "sign_update": False},
+        {"momentum": 0.9, "nesterov": True},
+    ],
 }

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from tests import contract
-from tests.conventions.lists import LIVE, TWIN_VARIANTS
+from tests.conventions.lists import LIVE, MATRIX_VARIANTS, TWIN_VARIANTS
 from tests.oracles import run_wdlab
 from tests.oracles.trajectories import (
     PEAK_LEARNING_RATE,
@@ -33,7 +33,7 @@ CASES = [(name, i) for name, variants in TWIN_VARIANTS.items() for i in range(le
 
 
 def test_every_key_is_live_or_has_a_twin():
-    assert set(twins.TWINS) == set(TWIN_VARIANTS)
+    assert set(twins.TWINS) == set(TWIN_VARIANTS) | set(MATRIX_VARIANTS)
     assert sorted(LIVE | set(twins.TWINS)) == list(conventions.names())
 
 

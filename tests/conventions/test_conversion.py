@@ -36,6 +36,9 @@ WHY_NOT = {
     "optimi.RAdam": "With decouple_wd=True it is decoupled",
     "adopt.ADOPT": "With decouple=True it is decoupled",
     "optax.lamb": "trust ratio",
+    "nanochat.Muon": "no more rows than columns it is torch.AdamW's",
+    "modded_nanogpt.NorMuon": "no more rows than columns it is palm.Adafactor's",
+    "scion.Scion": "its lambda is 1",
     "paper.Adafactor": "no weight decay",
 }
 THREE = ("torch.AdamW", "paper.AdamW", "palm.Adafactor")  # Powers 1, 0 and 2.

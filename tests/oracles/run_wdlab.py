@@ -40,6 +40,25 @@ def run(make, params, grads_per_step, lr_per_step, dtype):
     return [jax.tree.map(lambda leaf, i=i: leaf[i], after) for i in range(len(grads_per_step))]
 
 
+def together(txs):
+    """One transformation of a tree with a branch for each: one program in place of many."""
+
+    def update(updates, state, params):
+        both = {k: tx.update(updates[k], state[k], params[k]) for k, tx in txs.items()}
+        return {k: pair[0] for k, pair in both.items()}, {k: pair[1] for k, pair in both.items()}
+
+    init = lambda params: {k: tx.init(params[k]) for k, tx in txs.items()}  # noqa: E731
+    return optax.GradientTransformation(init, update)
+
+
+def run_each(make, keys, params, grads, rates, dtype):
+    """Key -> the parameters after every step of one of the optimizers that ``make`` returns."""
+    every = lambda tree: dict.fromkeys(keys, tree)  # noqa: E731
+    both = lambda rate: together(make(rate))  # noqa: E731
+    after = run(both, every(params), [every(g) for g in grads], rates, dtype)
+    return {key: [step[key] for step in after] for key in keys}
+
+
 def train(tx, params, grads, dtype=np.float64):
     """The parameters after the last of the given gradients."""
     return run(lambda _: tx, params, grads, np.zeros(len(grads)), dtype)[-1]

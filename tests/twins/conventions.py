@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from tests.twins import adam_relatives, second_order
+from tests.twins import adam_relatives, muon_conventions, second_order
 
 
 def moments(g, state, b1, b2):
@@ -361,6 +361,7 @@ def torch_rprop(p, g, state, t, lr, h):
 
 TWINS = {
     **adam_relatives.TWINS,
+    **muon_conventions.TWINS,
     "torch.Adadelta": torch_adadelta,
     "torch.ASGD": torch_asgd,
     "torch.Rprop": torch_rprop,

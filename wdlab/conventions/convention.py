@@ -73,7 +73,7 @@ class Convention:
       coupling: What multiplies the decay with default arguments: one of
         :data:`wdlab.schedules.COUPLINGS`, or "parameter_scale" (fairseq's Adafactor),
         "proximal" (Adan: the stepped weight is divided by 1 + lr_t lambda),
-        "trust_ratio" (LAMB), "none".
+        "trust_ratio" (LAMB), "lr_by_shape" (nanochat), "lr2_by_shape", "fixed" (Scion), "none".
       order: "before", "joint", "after" the step; "in the gradient", "in the trust ratio", "none".
         Before and joint are one where the step does not look at the weights.
       epsilon: Where epsilon is, in words.

@@ -26,6 +26,15 @@ _WHY_NOT = {
         "puts it inside the trust ratio, which divides it out: an undriven leaf shrinks by the "
         "learning rate whatever the number is"
     ),
+    "lr_by_shape": (
+        "multiplies it by max(1, rows / columns)**0.5 of each matrix, so that every shape shrinks "
+        "by another share. Of matrices with no more rows than columns it is torch.AdamW's number"
+    ),
+    "lr2_by_shape": (
+        "multiplies it by max(1, rows / columns)**0.5 of each matrix, so that every shape shrinks "
+        "by another share. Of matrices with no more rows than columns it is palm.Adafactor's number"
+    ),
+    "fixed": "has no such number: its lambda is 1, and weights shrink by the learning rate itself",
     "none": "has no weight decay",
 }
 
