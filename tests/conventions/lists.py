@@ -143,6 +143,7 @@ TWIN_VARIANTS = {
 }
 
 _POLAR = {"coefficient_type": "polar_express", "num_ns_steps": 7, "nesterov": True}
+_CONVERGING = ((2.0, -1.5, 0.5), (1.875, -1.25, 0.375))
 _FLAT = {"cautious_wd": True, "nesterov": True, "adjust_lr": "rms_norm", "flatten": True}
 _JIACHENG = {"use_polar_express": False, "adjust_lr": None}
 # The same for the optimizers of matrices, which test_muons.py takes over more shapes, and with
