@@ -133,17 +133,20 @@ def axes_of(request: Request, own: MatrixAxes) -> MatrixAxes:
         return own if given is None else given
     if given == own.layout:
         return own
-    flattens = own.kernels == "flatten" or any(len(rule.columns) > 1 for rule in own.rules)
-    return MatrixAxes(given, kernels="flatten" if flattens else own.kernels)
+    ranks: list[Any] = [rule.ndim for rule in own.rules]
+    return MatrixAxes(given, kernels=own.kernels, rules=flattened(*ranks, layout=given))
 
 
-def flattened(*ranks: int) -> tuple[MatrixRule, ...]:
-    """Returns rules for torch's leaves of these ranks: the first axis by all the others together.
+def flattened(*ranks: int, layout: str = "out_in") -> tuple[MatrixRule, ...]:
+    """Returns rules for kernels of these ranks: channels out by all the other axes together.
 
-    >>> flattened(4)[0].columns
-    (1, 2, 3)
+    >>> flattened(4)[0].columns, flattened(4, layout="in_out")[0].rows
+    ((1, 2, 3), (-1,))
     """
-    return tuple(MatrixRule(".*", rows=0, columns=tuple(range(1, n)), ndim=n) for n in ranks)
+    rows = 0 if layout == "out_in" else -1
+    others = [tuple(range(1, n) if rows == 0 else range(n - 1)) for n in ranks]
+    pairs = zip(ranks, others, strict=True)
+    return tuple(MatrixRule(".*", rows=rows, columns=columns, ndim=n) for n, columns in pairs)
 
 
 def with_matrix_decay(

@@ -24,7 +24,7 @@ from wdlab.preconditioners import MatrixAxes, orthogonalize, scale_by_adam
 
 _MATRICES = MatrixAxes("out_in", rules=())
 _JORDAN_AXES = MatrixAxes("out_in", kernels="batch", rules=flattened(4))
-_SIZES = {None: "original", "original": "original", "match_rms_adamw": "rms"}
+_SIZES: dict[Any, Any] = {None: "original", "original": "original", "match_rms_adamw": "rms"}
 
 
 def _torch(request: Request) -> optax.GradientTransformation:

@@ -1,5 +1,7 @@
 """The conventions of Microsoft's dion: Muon and NorMuon in torch."""
 
+from typing import Any
+
 import optax
 
 from wdlab.conventions.convention import CORRECTED, Convention, Request
@@ -23,7 +25,7 @@ from wdlab.preconditioners import (
 
 _BATCHES = MatrixAxes("out_in", kernels="batch", rules=())
 _FLAT = MatrixAxes("out_in", rules=flattened(3, 4, 5, 6))
-_SIZES = {"spectral_norm": "spectral", "rms_norm": "rms", None: "none"}
+_SIZES: dict[Any, Any] = {"spectral_norm": "spectral", "rms_norm": "rms", None: "none"}
 _HIGHEST_RANK = 6
 
 

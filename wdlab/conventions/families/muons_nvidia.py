@@ -29,7 +29,11 @@ _COEFFICIENTS = {
     "deepseekv4": "deepseek_v4",
     **{name: name for name in ("cans", "aol", "cubic5")},
 }
-_SCALES = {"shape_scaling": "original", "spectral": "rms", "unit_rms_norm": "spectral"}
+_SCALES: dict[str, Any] = {
+    "shape_scaling": "original",
+    "spectral": "rms",
+    "unit_rms_norm": "spectral",
+}
 _DTYPES = {"medium": "bfloat16", "highest": None}
 _COUPLINGS = {"decoupled": "lr", "independent": "constant", "l2": "l2", "palm": "lr2"}
 _TREE = {name: value for name, value in OF_A_TREE.items() if name != "iteration_dtype"}
