@@ -1,5 +1,6 @@
 """Eight CPU devices, one compilation cache for all test processes; float64 where a test asks."""
 
+import gc
 import os
 
 import jaxlib
@@ -26,6 +27,7 @@ from tests.examples.resnet import small_images
 if not hasattr(jax, "enable_x64"):  # jax 0.7 has it elsewhere.
     jax.enable_x64 = jax.experimental.enable_x64  # pyrefly: ignore
 
+gc.set_threshold(50_000)  # By default an eighth of the time goes into looking for garbage.
 settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True)
 settings.load_profile("ci")
 

@@ -102,25 +102,6 @@ def scale_of(expected, path):
     return float(path in expected.decayed)
 
 
-@commands
-def test_a_line_decays_by_the_strength_of_the_document(expected, line):
-    """A step without gradient: AdamW's and SGD's decay is lr * weight_decay * w, and no more."""
-    config = small_config(line)
-    tx, params = optim.make_optimizer(config), params_of(config)
-    zero = jax.tree.map(np.zeros_like, params)
-    if expected.l2_reg:
-        penalty = optim.l2_penalty(config)
-        updates, _ = penalty.update(zero, penalty.init(params), params)
-        factor = 2 * expected.l2_reg
-    else:
-        state = state_at(tx, params, expected.steps[3])
-        updates, _ = tx.update(zero, state, params, value=jnp.float32(0))
-        factor = -expected.rates[3] * expected.weight_decay
-    for path, made in by_path(updates).items():
-        wanted = factor * scale_of(expected, path) * by_path(params)[path]
-        np.testing.assert_allclose(made, wanted, rtol=1e-5, atol=0)
-
-
 # --- The runs.
 
 

@@ -88,9 +88,9 @@ def different_commands():
     kinds = {}
     for command in COMMANDS:
         config = parse(shlex.split(command)[1:])
-        kind = (command.split()[0], config.model, config.scale_inv)
-        kinds.setdefault(kind, command)
-    return list(kinds.values())
+        for aspect in (command.split()[0], config.model, f"scale_inv {config.scale_inv}"):
+            kinds.setdefault(aspect, command)
+    return sorted(set(kinds.values()))
 
 
 @pytest.mark.parametrize("command", different_commands())
