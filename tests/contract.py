@@ -101,7 +101,7 @@ def convention(name):
     coupling, rule = known.coupling_for(defaults), twins.decoupled
     for key in (known.order, coupling, name):
         rule = UNLIKE.get(key, rule)
-    reads = name in ("optax.lamb", "torch.ASGD", "scion.Scion")
+    reads = name in ("optax.lamb", "torch.ASGD", "scion.Scion", "optax.contrib.sophia")
     reads = reads or ("dafactor" in name and name not in ABSOLUTE)
     factors = {"scale": 0.0} if name in OF_MATRICES else {}
     factors |= {"kernel": (4 / 3) ** 0.5} if coupling.endswith("_by_shape") else {}
@@ -112,6 +112,13 @@ BASE = {"layer": {"kernel": jnp.ones((2, 1)), "bias": jnp.ones(1), "scale": jnp.
 WIDTHS = groups.widths(BASE, tree(0), layout="in_out")
 OF_MATRICES = [n for n in conventions.names() if "muon" in conventions.get(n).defaults]
 WITHOUT_DECAY = optimizers.adamw(LR)
+
+
+def squared(tree):
+    """In place of an estimate of the Hessian's diagonal."""
+    return jax.tree.map(jnp.square, tree)
+
+
 # What has no default; arguments as small as makes sense.
 REQUIRED = {
     "big_vision.adafactor": {"dtype_momentum": None},  # In bfloat16 jit rounds otherwise.
@@ -122,6 +129,7 @@ REQUIRED = {
     "paper.AdamWR": {"first_steps": 10},
     "galore.GaLoreAdamW": {"rank": 2, "update_proj_gap": 2},
     "apollo.APOLLOAdamW": {"rank": 2, "update_proj_gap": 2},
+    "optax.contrib.sophia": {"hessian_diagonal_fn": optax.stateless(lambda g, _: squared(g))},
     "tfa.AdamW": {"weight_decay": 1e-4},
     "tfa.SGDW": {"weight_decay": 1e-4},
     **{f"mup.{name}": {"widths": WIDTHS} for name in ("MuSGD", "MuAdam", "MuAdamW")},
@@ -309,6 +317,7 @@ OWN = {
     "scale_by_adafactor": directed(optimizers.scale_by_adafactor()),
     "scale_by_galore": directed(preconditioners.scale_by_galore(2, refresh_every=2)),
     "scale_by_apollo": directed(preconditioners.scale_by_apollo(2, refresh_every=2)),
+    "scale_by_sophia": directed(preconditioners.scale_by_sophia()),
     "scale_by_soap": directed(preconditioners.scale_by_soap(refresh_every=2)),
     "scale_by_stable_adam": directed(preconditioners.scale_by_stable_adam(0.9, 0.5)),
     "scale_by_parameter_scale": Member(

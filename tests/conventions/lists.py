@@ -12,7 +12,7 @@ LIVE = frozenset(
             f"torch.{name}"
             for name in ("Adamax", "Adagrad", "RMSprop", "Adadelta", "ASGD", "Rprop")
         ),
-        *(f"optax.{name}" for name in ("adamw", "adafactor", "lion", "lamb")),
+        *(f"optax.{name}" for name in ("adamw", "adafactor", "lion", "lamb", "contrib.sophia")),
         *(f"keras.{name}" for name in ("AdamW", "SGD", "Adafactor", "Lion")),
         *("transformers.Adafactor", "lion_pytorch.Lion"),
         *(
@@ -139,6 +139,8 @@ TWIN_VARIANTS = {
         {"rank": 1, "proj": "svd", "scale_type": "tensor", "scale": 128.0, "scale_front": True},
         {"rank": 3, "proj": "svd", "disable_nl": True, "correct_bias": False},
     ],
+    # Its curvature comes in by a keyword argument: tests/preconditioners/test_sophia.py.
+    "sophia.SophiaG": [{}, {"betas": (0.5, 0.9), "maximize": True}],
     "paper.RAdam": [{}, {"betas": (0.9, 0.99), "eps": 1e-3}],
 }
 

@@ -135,4 +135,22 @@ def apollo(p, g, state, t, lr, h):
     return p + p * (-lr * h["weight_decay"])
 
 
-TWINS = {"soap.SOAP": soap, "galore.GaLoreAdamW": galore, "apollo.APOLLOAdamW": apollo}
+def sophia_g(p, g, state, t, lr, h):
+    """A sampled gradient for after the step is in ``state["sampled"]``, where there is one."""
+    (b1, b2), g = h["betas"], -g if h["maximize"] else g
+    p = p * (1 - lr * h["weight_decay"])
+    m = state["m"] = b1 * state.get("m", 0.0) + (1 - b1) * g
+    curvature = state.get("h", np.zeros_like(g))
+    ratio = np.minimum(np.abs(m) / (h["rho"] * h["bs"] * curvature + 1e-15), 1)
+    p = p - lr * np.sign(m) * ratio
+    if "sampled" in state:
+        state["h"] = b2 * curvature + (1 - b2) * state.pop("sampled") ** 2
+    return p
+
+
+TWINS = {
+    "soap.SOAP": soap,
+    "galore.GaLoreAdamW": galore,
+    "apollo.APOLLOAdamW": apollo,
+    "sophia.SophiaG": sophia_g,
+}

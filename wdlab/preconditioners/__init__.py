@@ -47,6 +47,7 @@ from wdlab.preconditioners.parameter_scale import (
     scale_by_parameter_scale,
 )
 from wdlab.preconditioners.soap import ScaleBySoapState, scale_by_soap
+from wdlab.preconditioners.sophia import ScaleBySophiaState, scale_by_sophia
 from wdlab.preconditioners.stable_adam import RootEpsilon, StableAdamState, scale_by_stable_adam
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "ScaleByNeuronRmsState",
     "ScaleByLowRankState",
     "ScaleBySoapState",
+    "ScaleBySophiaState",
     "StableAdamState",
     "TORCH_AXES",
     "clip_by_block_rms",
@@ -98,6 +100,7 @@ __all__ = [
     "scale_by_neuron_rms",
     "scale_by_parameter_scale",
     "scale_by_soap",
+    "scale_by_sophia",
     "scale_by_stable_adam",
     "shape_factor",
 ]

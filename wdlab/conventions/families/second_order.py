@@ -1,11 +1,15 @@
 """The conventions of SOAP, Shampoo and Sophia: preconditioners by matrices or by curvature."""
 
+from typing import Any
+
+import jax
 import optax
 
+from wdlab._core.checks import require_params
 from wdlab.conventions.convention import CORRECTED, HAT, Convention, Request
 from wdlab.conventions.decay_places import with_decay_after
-from wdlab.conventions.parts import pair
-from wdlab.preconditioners import scale_by_soap
+from wdlab.conventions.parts import pair, with_decay
+from wdlab.preconditioners import scale_by_soap, scale_by_sophia
 
 
 def _soap(request: Request) -> optax.GradientTransformation:
@@ -23,6 +27,32 @@ def _soap(request: Request) -> optax.GradientTransformation:
         normalize=request["normalize_grads"],
     )
     return with_decay_after(request, direction, late=True)  # The first step makes the bases alone.
+
+
+def _sophia_g(request: Request) -> optax.GradientTransformation:
+    curved = request["rho"] * request["bs"]
+    return with_decay(request, scale_by_sophia(*pair(request), curved))
+
+
+def _optax_sophia(request: Request) -> optax.GradientTransformation:
+    names = ("b1", "b2", "eps", "gamma", "clip_threshold", "update_interval", "mu_dtype")
+    arguments = {name: request[name] for name in names}
+    estimator = request["hessian_diagonal_fn"]
+    if estimator is not None:
+        arguments["hessian_diagonal_fn"] = estimator
+    whole = optax.contrib.sophia(1.0, weight_decay=0.0, **arguments)
+    inner = optax.chain(whole, optax.scale(-1.0))  # Optax exports no scale_by_sophia.
+
+    def update_fn(
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, Any]:
+        require_params(request.name, params)
+        if not jax.tree.leaves(updates):  # Optax counts the clipped entries of at least one leaf.
+            return updates, state
+        return inner.update(updates, state, params, **extra_args)
+
+    direction = optax.GradientTransformationExtraArgs(inner.init, update_fn)
+    return with_decay(request, direction)
 
 
 CONVENTIONS = (
@@ -61,5 +91,70 @@ CONVENTIONS = (
             "everything decays: biases and norms are exempt only in the user's parameter groups",
         ),
         make=_soap,
+    ),
+    Convention(
+        name="sophia.SophiaG",
+        version="Liuhong99/Sophia a7e1572",
+        source="https://github.com/Liuhong99/Sophia/blob/a7e1572/sophia.py",
+        equation=(
+            "theta <- (1 - lr_t lambda s) theta; theta <- theta - lr_t sign(m) "
+            "min(|m| / (rho bs h + 1e-15), 1); h <- b2 h + (1 - b2) g^**2 of a sampled gradient g^"
+        ),
+        coupling="lr",
+        order="before",
+        epsilon="1e-15 added to rho bs h",
+        learning_rate=1e-4,
+        defaults={
+            "betas": (0.965, 0.99),
+            "rho": 0.04,
+            "weight_decay": 0.1,
+            "maximize": False,
+            "bs": 5120,
+        },
+        traps=(
+            "update_hessian() is a call of its own: here update(..., sampled_gradient=tree), at "
+            "the steps at which the original's loop calls it; without it every step is a sign",
+            "bs is an argument of step(): the terms in the mean loss, tokens and not sequences",
+            "the default decay is 0.1, optax.contrib.sophia's 1e-4, both times the learning rate",
+            "the first moment is not corrected for its start at zero; optax.contrib.sophia's is",
+        ),
+        make=_sophia_g,
+    ),
+    Convention(
+        name="optax.contrib.sophia",
+        version="optax 0.2.8",
+        source="https://github.com/google-deepmind/optax/blob/v0.2.8/optax/contrib/_sophia.py",
+        equation=(
+            "theta <- theta - lr_t (clip(m / c1 / max(gamma h, eps), 1) + lambda s theta); every "
+            "update_interval steps h <- b2 h + (1 - b2) v H v, v random signs"
+        ),
+        coupling="lr",
+        order="joint",
+        epsilon="floor: max(gamma h, eps)",
+        bias_correction="m alone, 1 - b1**t",
+        defaults={
+            "b1": 0.965,
+            "b2": 0.99,
+            "eps": 1e-8,
+            "weight_decay": 1e-4,
+            "gamma": 0.01,
+            "clip_threshold": 1.0,
+            "update_interval": 10,
+            "hessian_diagonal_fn": None,
+            "mu_dtype": None,
+        },
+        refused={
+            "weight_decay_mask": "Write rules=.",
+            "verbose": "It prints. Measure with wdlab.instruments.",
+            "print_win_rate_every_n_steps": "It prints. Measure with wdlab.instruments.",
+        },
+        traps=(
+            "the default estimator needs the loss of the batch, update(..., obj_fn=loss); "
+            "hessian_diagonal_fn=None means it",
+            "h comes in after the step and starts at 0: the first step is lr_t sign(g)",
+            "the default decay is 1e-4, SophiaG's 0.1",
+            "Optax alone fails on a tree without leaves; here it is let pass",
+        ),
+        make=_optax_sophia,
     ),
 )
