@@ -151,6 +151,7 @@ UNLIKE = {
     "none": None,
     "fixed": None,
     "in the trust ratio": None,
+    "in the momentum": None,
     "keras.Adafactor": None,  # Its step measures the decayed weights.
     "modded_nanogpt.Adam": functools.partial(twins.cautious, ties="keep"),
     "lr_by_shape": twins.cautious,
@@ -320,6 +321,14 @@ OWN = {
     "scale_by_sophia": directed(preconditioners.scale_by_sophia()),
     "scale_by_soap": directed(preconditioners.scale_by_soap(refresh_every=2)),
     "scale_by_stable_adam": directed(preconditioners.scale_by_stable_adam(0.9, 0.5)),
+    "scale_by_leaf_norms": directed(preconditioners.scale_by_leaf_norms(amsgrad=True)),
+    "scale_by_lars": Member(lambda x: preconditioners.scale_by_lars(x, rules=RULES)),
+    "scale_by_trust_ratio": Member(
+        lambda x: preconditioners.scale_by_trust_ratio(), reads_params=True
+    ),
+    "clip_by_weight_norm": Member(
+        lambda x: preconditioners.clip_by_weight_norm(0.1), reads_params=True
+    ),
     "scale_by_parameter_scale": Member(
         lambda x: preconditioners.scale_by_parameter_scale(), reads_params=True
     ),

@@ -19,6 +19,11 @@ LIVE = frozenset(
             f"optimi.{name}"
             for name in ("Adam", "AdamW", "RAdam", "Lion", "SGD", "StableAdamW", "Adan")
         ),
+        *(
+            f"timm.{name}"
+            for name in ("AdamW", "NAdamW", "SGDW", "Lion", "Adan", "Adopt", "Mars", "Lamb", "Lars")
+        ),
+        "timm.NvNovoGrad",
         *(f"mup.{name}" for name in ("MuSGD", "MuAdam", "MuAdamW")),
     }
 )
@@ -114,6 +119,18 @@ TWIN_VARIANTS = {
     "optimi.SGD": [{"momentum": 0.9, "dampening": True, "torch_init": True}],
     "optimi.StableAdamW": [{}, {"decouple_lr": True, "betas": (0.5, 0.95), "eps": 1e-2}],
     "optimi.Adan": [{}, {"decouple_lr": True}],
+    "timm.Adan": [{"no_prox": True}],
+    "timm.Adopt": [{"decoupled": True, "corrected_weight_decay": True, "caution": True}],
+    "timm.Mars": [{"caution": True}],
+    "timm.Lamb": [{"trust_clip": True}, {"decoupled_decay": True, "always_adapt": True}],
+    "timm.Lars": [{"momentum": 0.9, "trust_coeff": 0.1}],
+    "timm.NvNovoGrad": [{"amsgrad": True}],
+    "apex.FusedLAMB": [{"use_nvlamb": True}, {"adam_w_mode": False, "grad_averaging": False}],
+    "apex.FusedNovoGrad": [
+        {},
+        {"reg_inside_moment": True, "norm_type": 0, "init_zero": True},
+        {"bias_correction": False, "grad_averaging": False},
+    ],
     "paper.SGDW": [{}, {"beta1": 0.0}],
     "paper.AdamW": [{}, {"beta2": 0.95, "eps": 1e-3}],
     "paper.AdamWR": [{"first_steps": 20, "factor": 2}, {"first_steps": 70}],

@@ -4,7 +4,6 @@ import importlib
 import importlib.util
 import sys
 import types
-from unittest import mock
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ MODULES = {
     "lion_pytorch": "lion_pytorch",
     "pytorch_optimizer": "pytorch_optimizer",
     "optimi": "optimi",
-    "timm": "timm.optim",
 }
 CLASSES = {"timm.AdamW": "AdamWLegacy"}
 
@@ -25,18 +23,18 @@ CLASSES = {"timm.AdamW": "AdamWLegacy"}
 def original(name):
     """The real class of a key."""
     system, attribute = name.split(".")
-    return getattr(_module(MODULES[system]), CLASSES.get(name, attribute))
+    module = _of_timm(attribute.lower()) if system == "timm" else MODULES[system]
+    return getattr(importlib.import_module(module), CLASSES.get(name, attribute))
 
 
-def _module(name):
-    """A module; timm's optimizers beneath an empty parent, for timm itself asks for torchvision."""
-    if name != "timm.optim":
-        return importlib.import_module(name)
-    parent = types.ModuleType("timm")
-    parent.__spec__ = importlib.util.find_spec("timm")
-    parent.__path__ = parent.__spec__.submodule_search_locations
-    with mock.patch.dict(sys.modules, {"timm": parent}):
-        return importlib.import_module(name)
+def _of_timm(file):
+    """The module of one of timm's optimizers, beneath empty parents: timm asks for torchvision."""
+    if "timm" not in sys.modules:
+        place = importlib.util.find_spec("timm").submodule_search_locations[0]
+        for package, folder in (("timm", place), ("timm.optim", f"{place}/optim")):
+            parent = sys.modules[package] = types.ModuleType(package)
+            parent.__path__ = [folder]
+    return f"timm.optim.{file}"
 
 
 def run(name, hyperparameters, params, grads_per_step, lr_per_step, dtype):

@@ -86,7 +86,7 @@ VARIANTS = {
 }
 VARIANTS |= package_variants.VARIANTS
 # In float64 runs these have float32 inside: beta2_t, the averages, ASGD's rate of the next step.
-PARTLY_FLOAT32 = {"optax.adafactor", "keras.Adafactor", "torch.ASGD"}
+PARTLY_FLOAT32 = {"optax.adafactor", "keras.Adafactor", "torch.ASGD", "timm.NvNovoGrad"}
 CASES = [(name, i) for name, variants in VARIANTS.items() for i in range(len(variants))]
 
 

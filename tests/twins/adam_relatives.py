@@ -52,7 +52,7 @@ def adan_step(g, state, t, lr, betas, eps):
 
 
 def adan(p, g, state, t, lr, h):
-    if h["max_grad_norm"] > 0:
+    if h.get("max_grad_norm", 0) > 0:
         g = g * min(1.0, h["max_grad_norm"] / (h["global_norm"] + h["eps"]))
     step = adan_step(g, state, t, lr, h["betas"], h["eps"])
     if h["no_prox"]:
@@ -60,23 +60,44 @@ def adan(p, g, state, t, lr, h):
     return (p - step) / (1 + lr * h["weight_decay"])
 
 
-def adopt(p, g, state, t, lr, h):
+def cautious(u, g, h):
+    if not h.get("caution"):
+        return u
+    mask = (u * g > 0).astype(float)
+    return u * (mask / max(mask.mean(), 1e-3))
+
+
+def timm_scale(lr, h):
+    return lr**2 / h["peak"] if h["corrected_weight_decay"] else lr
+
+
+def adopt_step(p, g, state, t, lr, h, exponent, scale):
+    """``scale`` multiplies a decoupled decay; None for L2."""
     b1, b2 = h["betas"]
     g = -g if h["maximize"] else g
-    if not h["decouple"]:
+    if scale is None:
         g = g + h["weight_decay"] * p
     if t == 1:
         state["v"] = g * g
         return p
-    if h["decouple"]:
-        p = p - lr * h["weight_decay"] * p
+    if scale is not None:
+        p = p - scale * h["weight_decay"] * p
     normed = g / np.maximum(np.sqrt(state["v"]), h["eps"])
-    if h["clip_lambda"] is not None:
-        limit = (t - 1) ** h["clip_lambda"]
+    if exponent is not None:
+        limit = (t - 1) ** exponent
         normed = np.clip(normed, -limit, limit)
     state["m"] = b1 * state.get("m", 0.0) + (1 - b1) * normed
     state["v"] = b2 * state["v"] + (1 - b2) * g * g
-    return p - lr * state["m"]
+    return p - lr * cautious(state["m"], g, h)
+
+
+def adopt(p, g, state, t, lr, h):
+    return adopt_step(p, g, state, t, lr, h, h["clip_lambda"], lr if h["decouple"] else None)
+
+
+def timm_adopt(p, g, state, t, lr, h):
+    scale = timm_scale(lr, h) if h["decoupled"] else None
+    return adopt_step(p, g, state, t, lr, h, h["clip_exp"], scale)
 
 
 def adam_denominator(c, state, t, b2, h):
@@ -184,6 +205,117 @@ def optimi_adan(p, g, state, t, lr, h):
     return (p - lr * state["m"] / root - lr * b2 * state["d"] / root) / (1 + optimi_shrink(lr, h))
 
 
+def timm_mars(p, g, state, t, lr, h):
+    b1, b2 = h["betas"]
+    c, rate, h = g, lr, {**h, "amsgrad": False}
+    if g.ndim < 2 and not h["optimize_1d"]:
+        b1, b2 = h["betas_1d"] or h["betas"]
+        rate = lr * h["lr_1d_factor"]
+    else:
+        if t > 1:
+            c = (g - state["last"]) * (h["gamma"] * (b1 / (1 - b1))) + g
+        state["last"] = g
+        c = c / max(1.0, norm(c))
+    state["m"] = state.get("m", 0.0) * b1 + (1 - b1) * c
+    m = cautious(state["m"], g, h)
+    if h["mars_type"] == "lion" and (g.ndim >= 2 or h["optimize_1d"]):
+        return p - rate * (p * h["weight_decay"] + np.sign(m))
+    update = m / (1 - b1**t) / adam_denominator(c, state, t, b2, h)
+    return p - rate * (p * h["weight_decay"] + update)
+
+
+def norm(x):
+    return float(np.sqrt(np.sum(x * x)))
+
+
+def trust_ratio(p, update):
+    return norm(p) / norm(update) if norm(p) > 0 and norm(update) > 0 else 1.0
+
+
+def lamb_direction(g, state, t, h):
+    (b1, b2), correct = h["betas"], h["bias_correction"]
+    added = 1 - b1 if h["grad_averaging"] else 1.0
+    state["m"] = state.get("m", 0.0) * b1 + added * g
+    state["v"] = state.get("v", 0.0) * b2 + (1 - b2) * g * g
+    c1, c2 = (1 - b1**t, 1 - b2**t) if correct else (1.0, 1.0)
+    return state["m"] / c1 / (np.sqrt(state["v"]) / math.sqrt(c2) + h["eps"])
+
+
+def timm_lamb(p, g, state, t, lr, h):
+    decay = h["weight_decay"]
+    if h["max_grad_norm"] is not None:
+        g = g / max(1.0, h["global_norm"] / h["max_grad_norm"])
+    update = cautious(lamb_direction(g, state, t, h), g, h)
+    if decay and h["decoupled_decay"]:
+        p = p - timm_scale(lr, h) * decay * p
+    elif decay:
+        update = update + decay * p
+    if decay or h["always_adapt"]:
+        ratio = trust_ratio(p, update)
+        update = update * (min(ratio, 1.0) if h["trust_clip"] else ratio)
+    return p - lr * update
+
+
+def apex_lamb(p, g, state, t, lr, h):
+    decay, most = h["weight_decay"], h["max_grad_norm"]
+    g = g / (h["global_norm"] / most if h["global_norm"] > most else 1.0)
+    if not h["adam_w_mode"]:
+        g = g + decay * p
+    update = lamb_direction(g, state, t, h)
+    if h["adam_w_mode"]:
+        update = update + decay * p
+    if h["use_nvlamb"] or decay != 0:
+        update = update * trust_ratio(p, update)
+    return p - lr * update
+
+
+def timm_lars(p, g, state, t, lr, h):
+    decay, mu = h["weight_decay"], h["momentum"]
+    if decay or h["always_adapt"]:
+        ratio = h["trust_coeff"] * norm(p) / (norm(g) + norm(p) * decay + h["eps"])
+        ratio = ratio if norm(p) > 0 and norm(g) > 0 else 1.0
+        if h["trust_clip"]:
+            ratio = min(ratio / lr, 1.0) if lr > 0 else 1.0
+        g = (g + decay * p) * ratio
+    if mu:
+        b = state["b"] = g if "b" not in state else mu * state["b"] + (1 - h["dampening"]) * g
+        g = g + mu * b if h["nesterov"] else b
+    return p - lr * g
+
+
+def timm_novograd(p, g, state, t, lr, h):
+    (b1, b2), decay = h["betas"], h["weight_decay"]
+    size, before = float(np.sum(g * g)), state.get("v", 0.0)
+    v = state["v"] = size if before == 0 else b2 * before + (1 - b2) * size
+    if h["amsgrad"]:
+        v = state["top"] = max(state.get("top", 0.0), v)
+    update = g / (math.sqrt(v) + h["eps"])
+    if h["decoupled_decay"]:
+        p = p * (1 - timm_scale(lr, h) * decay)
+    else:
+        update = update + decay * p
+    if h["grad_averaging"]:
+        update = update * (1 - b1)
+    state["m"] = b1 * state.get("m", 0.0) + update
+    return p - lr * state["m"]
+
+
+def apex_novograd(p, g, state, t, lr, h):
+    (b1, b2), decay, squared = h["betas"], h["weight_decay"], h["norm_type"] == 2
+    size = norm(g) if squared else float(np.max(np.abs(g)))
+    n = state.get("n", 0.0 if h["init_zero"] else size)
+    n = math.sqrt(b2 * n**2 + (1 - b2) * size**2) if squared else b2 * n + (1 - b2) * size
+    state["n"] = n
+    c1, c2 = (1 - b1**t, math.sqrt(1 - b2**t)) if h["bias_correction"] else (1.0, 1.0)
+    added = 1 - b1 if h["grad_averaging"] else 1.0
+    denominator = n / c2 + h["eps"]
+    if h["reg_inside_moment"]:
+        state["m"] = b1 * state.get("m", 0.0) + added * (g / denominator + decay * p)
+        return p - lr * (state["m"] / c1)
+    state["m"] = b1 * state.get("m", 0.0) + added * g
+    return p - lr * (state["m"] / c1 / denominator + decay * p)
+
+
 TWINS = {
     "ademamix.AdEMAMix": ademamix,
     "ademamix.ademamix": ademamix_optax,
@@ -197,4 +329,12 @@ TWINS = {
     "optimi.SGD": optimi_sgd,
     "optimi.StableAdamW": optimi_stable_adamw,
     "optimi.Adan": optimi_adan,
+    "timm.Adan": adan,
+    "timm.Adopt": timm_adopt,
+    "timm.Mars": timm_mars,
+    "timm.Lamb": timm_lamb,
+    "timm.Lars": timm_lars,
+    "timm.NvNovoGrad": timm_novograd,
+    "apex.FusedLAMB": apex_lamb,
+    "apex.FusedNovoGrad": apex_novograd,
 }

@@ -72,8 +72,9 @@ class Convention:
         the ``decay_argument``, s the leaf's scale.
       coupling: What multiplies the decay with default arguments: one of
         :data:`wdlab.schedules.COUPLINGS`, or "parameter_scale" (fairseq's Adafactor),
-        "proximal" (Adan: the stepped weight is divided by 1 + lr_t lambda),
-        "trust_ratio" (LAMB), "lr_by_shape" (nanochat), "lr2_by_shape", "fixed" (Scion), "none".
+        "proximal" (Adan: the stepped weight is divided by 1 + lr_t lambda), "trust_ratio" (LAMB),
+        "leaf_rate" (LARS), "momentum" (NovoGrad), "lr_by_shape" (nanochat), "lr2_by_shape",
+        "fixed" (Scion), "none".
       order: "before", "joint", "after" the step; "in the gradient", "in the trust ratio", "none".
         Before and joint are one where the step does not look at the weights.
       epsilon: Where epsilon is, in words.

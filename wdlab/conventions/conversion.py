@@ -35,6 +35,14 @@ _WHY_NOT = {
         "by another share. Of matrices with no more rows than columns it is palm.Adafactor's number"
     ),
     "fixed": "has no such number: its lambda is 1, and weights shrink by the learning rate itself",
+    "leaf_rate": (
+        "multiplies it by each leaf's own rate, made of the norms of its weights and its gradient: "
+        "how much a weight shrinks depends on the gradients, so no number is equal"
+    ),
+    "momentum": (
+        "adds it to the momentum, which keeps it and returns it over many steps: no number has the "
+        "same shrink per step"
+    ),
     "none": "has no weight decay",
 }
 

@@ -21,6 +21,7 @@ from wdlab.preconditioners.coefficients import COEFFICIENTS, CoefficientSet
 from wdlab.preconditioners.factored import FactoredAxes, FactoredEpsilon, scale_by_factored_rms
 from wdlab.preconditioners.galore import scale_by_galore
 from wdlab.preconditioners.heavy_ball import momentum
+from wdlab.preconditioners.leaf_norms import LeafNorm, ScaleByLeafNormsState, scale_by_leaf_norms
 from wdlab.preconditioners.lion import scale_by_lion
 from wdlab.preconditioners.low_rank import ScaleByLowRankState
 from wdlab.preconditioners.mars import FirstGradient, ReduceVarianceState, reduce_variance
@@ -49,6 +50,12 @@ from wdlab.preconditioners.parameter_scale import (
 from wdlab.preconditioners.soap import ScaleBySoapState, scale_by_soap
 from wdlab.preconditioners.sophia import ScaleBySophiaState, scale_by_sophia
 from wdlab.preconditioners.stable_adam import RootEpsilon, StableAdamState, scale_by_stable_adam
+from wdlab.preconditioners.trust_ratio import (
+    LarsState,
+    clip_by_weight_norm,
+    scale_by_lars,
+    scale_by_trust_ratio,
+)
 
 __all__ = [
     "COEFFICIENTS",
@@ -59,6 +66,8 @@ __all__ = [
     "FactoredAxes",
     "FactoredEpsilon",
     "FirstGradient",
+    "LarsState",
+    "LeafNorm",
     "MatrixAxes",
     "MatrixRule",
     "MatrixScaling",
@@ -71,6 +80,7 @@ __all__ = [
     "ScaleByAdanState",
     "ScaleByAdemamixState",
     "ScaleByAdoptState",
+    "ScaleByLeafNormsState",
     "ScaleByNeuronRmsState",
     "ScaleByLowRankState",
     "ScaleBySoapState",
@@ -80,6 +90,7 @@ __all__ = [
     "clip_by_block_rms",
     "clip_by_global_norm",
     "clip_by_leaf_norm",
+    "clip_by_weight_norm",
     "clipping_divisor",
     "decay_weights_by_parameter_scale",
     "momentum",
@@ -94,6 +105,8 @@ __all__ = [
     "scale_by_apollo",
     "scale_by_factored_rms",
     "scale_by_galore",
+    "scale_by_lars",
+    "scale_by_leaf_norms",
     "scale_by_lion",
     "scale_by_matrix_shape",
     "scale_by_nesterov_adam",
@@ -102,5 +115,6 @@ __all__ = [
     "scale_by_soap",
     "scale_by_sophia",
     "scale_by_stable_adam",
+    "scale_by_trust_ratio",
     "shape_factor",
 ]

@@ -56,7 +56,7 @@ def scale_by_stable_adam(
       root_epsilon: "clamped" as above, or "added": :math:`\sqrt{\hat v_t} + \epsilon` (timm).
       step: ``f``: a transformation of the direction, such as
         ``optax.chain(scale_by_learning_rate(lr), decay_weights(...))``; None is the identity.
-      **conventions: Further arguments of :func:`scale_by_adam`, ``amsgrad`` apart.
+      **conventions: Further arguments of :func:`scale_by_adam`; of AMSGrad the "raw" one.
 
     Raises:
       TypeError, ValueError: As :func:`scale_by_adam`; if the threshold is not above 0.
@@ -95,8 +95,8 @@ def scale_by_stable_adam(
             return u / divisor(root_mean_square(relative)).astype(u.dtype)
 
         steps, new = finish.update(direction, state.step, params, **extra_args)
-        wide = widened(updates, moments.nu)
-        steps = as_before(jax.tree.map(divide, steps, wide, moments.nu), steps)
+        nu = moments.nu if moments.nu_max is None else moments.nu_max
+        steps = as_before(jax.tree.map(divide, steps, widened(updates, nu), nu), steps)
         return steps, StableAdamState(moments, new)
 
     return transformation(init_fn, update_fn)

@@ -1,10 +1,7 @@
 """The conventions of Optax, read in and run against optax 0.2.8."""
 
-import jax
-import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import require_params
 from wdlab.conventions.convention import (
     ADDED,
     CORRECTED,
@@ -16,7 +13,7 @@ from wdlab.conventions.convention import (
 from wdlab.conventions.parts import optax_adam, rate_of, with_decay
 from wdlab.decay import add_l2_gradient
 from wdlab.optimizers import adafactor, complete, scale_by_learning_rate
-from wdlab.preconditioners import scale_by_lion
+from wdlab.preconditioners import scale_by_lion, scale_by_trust_ratio
 
 _OPTAX = "https://github.com/google-deepmind/optax/blob/v0.2.8/optax/_src/alias.py"
 _ADAM = "m^ / (sqrt(v^) + eps)"
@@ -40,22 +37,10 @@ def _lamb(request: Request) -> optax.GradientTransformation:
     tx = optax.chain(
         optax_adam(request),
         add_l2_gradient(request.weight_decay, rules=request.rules),
-        optax.stateless(_scaled_by_trust_ratios),
+        scale_by_trust_ratio(),
         scale_by_learning_rate(rate_of(request)),
     )
     return complete(request.name, tx, request.rules, complex_ok=True)
-
-
-def _scaled_by_trust_ratios(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
-    require_params("optax.lamb", params)
-    return jax.tree.map(_scaled_by_trust_ratio, updates, params)
-
-
-def _scaled_by_trust_ratio(update: jax.Array, param: jax.Array) -> jax.Array:
-    """As ``optax.scale_by_trust_ratio``, whose differentiable norms keep a copy of both arrays."""
-    size, length = optax.tree.norm(param), optax.tree.norm(update)
-    moving = (size != 0) & (length != 0)
-    return update * jnp.where(moving, size / length, 1.0).astype(update.dtype)
 
 
 def _adafactor(request: Request) -> optax.GradientTransformation:
