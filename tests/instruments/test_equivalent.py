@@ -124,7 +124,7 @@ def constants(update):
             if (
                 not isinstance(atom, core.Literal)
                 or atom.val == 2**31 - 1
-                or not np.ndim(atom.val) == 0
+                or np.ndim(atom.val) != 0
             ):
                 continue
             value = np.asarray(atom.val)
