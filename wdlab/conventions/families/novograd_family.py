@@ -1,5 +1,6 @@
 """The conventions of NovoGrad, in timm and in apex."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,17 +37,16 @@ def _apex_novograd(request: Request) -> optax.GradientTransformation:
         velocity = optax.trace(b1)
     if corrected:
         velocity = optax.chain(velocity, _divided_by_correction(b1))
-    normed = {
-        "norm": "l2" if request["norm_type"] == 2 else "max",
-        "start_at_zero": request["init_zero"],
-        "bias_correction": corrected,
-    }
+    normed = functools.partial(
+        scale_by_leaf_norms,
+        *(b2, request["eps"]),
+        norm="l2" if request["norm_type"] == 2 else "max",
+        start_at_zero=request["init_zero"],
+        bias_correction=corrected,
+    )
     if request["reg_inside_moment"]:
-        return _in_the_momentum(
-            request, scale_by_leaf_norms(b2, request["eps"], **normed), velocity
-        )
-    direction = scale_by_leaf_norms(b2, request["eps"], numerator=velocity, **normed)
-    return with_decay(request, direction)
+        return _in_the_momentum(request, normed(), velocity)
+    return with_decay(request, normed(numerator=velocity))
 
 
 def _in_the_momentum(
