@@ -134,7 +134,7 @@ def test_what_nothing_trains_is_an_error_that_says_what_to_write():
 
 
 def test_rules_or_bools_say_which_leaves_are_matrices():
-    for muon in ((Rule("embed", 0.0), Rule("kernel"), Rule(".*", 0.0)),
+    for muon in ("ker.*", (Rule("embed", 0.0), Rule("kernel"), Rule(".*", 0.0)),
                  {"embed": False, "kernel": True, "bias": False}):  # fmt: skip
         tx = conventions.build("torch.Muon", 0.1, muon=muon, rest=optax.sgd(3.0), weight_decay=0.0)
         updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS)

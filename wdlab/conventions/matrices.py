@@ -5,8 +5,9 @@ another optimizer. Each convention of that family takes four arguments beside it
 :data:`OF_A_TREE`:
 
 ``muon``
-    The leaves that are matrices: rules (a scale of 0: not one) or a pytree of bools. None: by rank,
-    as the original accepts them. No original knows an embedding or a head from a hidden matrix.
+    The leaves that are matrices: rules (a scale of 0: not one), a pytree of bools, or a pattern
+    that they alone match. None: by rank, as the original accepts them. No original knows an
+    embedding or a head from a hidden matrix.
 ``rest``
     The optimizer of the other leaves: a transformation, or the name of a convention, which is then
     built with its defaults at the same learning rate. None: the original's own, where it has one;
@@ -29,7 +30,7 @@ from wdlab.conventions.convention import Request
 from wdlab.decay import add_l2_gradient, decay_weights
 from wdlab.optimizers import complete, scale_by_learning_rate
 from wdlab.preconditioners import MatrixAxes, MatrixRule
-from wdlab.rules import decisions, normalize_rules
+from wdlab.rules import Rule, decisions, normalize_rules
 from wdlab.schedules import ScalarOrSchedule, multiplier_of
 
 PyTree = Any
@@ -74,7 +75,10 @@ def by_matrices(
     ValueError: torch.Muon: 1 parameter(s) are no matrices of rank 2: bias. ...
     """
     rest = _rest_of(request, own_rest)
-    chosen = None if request["muon"] is None else normalize_rules(request["muon"])
+    chosen = request["muon"]
+    if isinstance(chosen, str):
+        chosen = (Rule(chosen), Rule(".*", 0.0))
+    chosen = None if chosen is None else normalize_rules(chosen)
     ranks = "2" if most == 2 else f"2 to {most}"
 
     def labels(tree: PyTree) -> PyTree:

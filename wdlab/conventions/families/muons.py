@@ -7,7 +7,7 @@ import jax
 import optax
 
 from wdlab._core.transformation import transformation
-from wdlab.conventions.convention import CORRECTED, HAT, OUTSIDE, Convention, Request
+from wdlab.conventions.convention import CORRECTED, Convention, Request
 from wdlab.conventions.matrices import (
     ALONE,
     BY_RANK,
@@ -117,7 +117,7 @@ def _jordan_with_adam(request: Request) -> optax.GradientTransformation:
 _STEP = "theta <- (1 - lr_t lambda s) theta; theta <- theta - lr_t {} NS({})"
 _EMA = "(1 - mu) g + mu m"
 _JORDAN = {
-    "version": "KellerJordan/Muon 857d1ad; muon-optimizer 0.1.0 on the package index is older",
+    "version": "KellerJordan/Muon 857d1ad",
     "source": "https://github.com/KellerJordan/Muon/blob/857d1ad/muon.py",
     "coupling": "lr",
     "order": "before",
@@ -126,7 +126,8 @@ _JORDAN = {
 _JORDAN_TRAPS = (
     "the default decay is 0, torch.Muon's 0.1, and the default rate 0.02, torch.Muon's 1e-3",
     "a kernel of rank 4 is orthogonalized as (out, in x height x width), and its factor is "
-    "sqrt(max(1, height / width)): nothing of its channels. The release 0.1.0 fails on one",
+    "sqrt(max(1, height / width)): nothing of its channels. The release, muon-optimizer 0.1.0, is "
+    "older and fails on one",
     "the gradient in p.grad is overwritten by the look-ahead: norms logged after the step are its",
     LAYOUT,
     BY_RANK,
@@ -144,7 +145,7 @@ CONVENTIONS = (
         ),
         coupling="lr",
         order="before",
-        epsilon="1e-7 at least under the matrix, in its norm",
+        epsilon="at least the norm: max(|x|, 1e-7)",
         learning_rate=1e-3,
         defaults={
             "weight_decay": 0.1,
@@ -180,7 +181,7 @@ CONVENTIONS = (
         ),
         coupling="lr",
         order="before",
-        epsilon=HAT,
+        epsilon="added to the norm: |x| + 1e-7; in AdamW hat: sqrt(v) + eps",
         bias_correction=f"{CORRECTED}, in the AdamW part",
         learning_rate=1e-3,
         defaults={
@@ -206,7 +207,7 @@ CONVENTIONS = (
     Convention(
         name="keller_jordan.Muon",
         equation="m <- mu m + (1 - mu) g; " + _STEP.format("sqrt(max(1, rows / columns))", _EMA),
-        epsilon="1e-7 added to the matrix' norm",
+        epsilon="added to the norm: |x| + 1e-7",
         defaults={"weight_decay": 0.0, "momentum": 0.95, **OF_A_TREE},
         traps=(*_JORDAN_TRAPS, ALONE),
         make=_jordan,
@@ -219,7 +220,7 @@ CONVENTIONS = (
             + _STEP.format("sqrt(max(1, rows / columns))", _EMA)
             + "; the rest: (1 - lr' lambda' s) theta - lr' (m / c1) / (sqrt(v / c2) + eps)"
         ),
-        epsilon=OUTSIDE,
+        epsilon="added to the norm: |x| + 1e-7; in Adam outside",
         bias_correction=f"{CORRECTED}, in the Adam part",
         defaults={
             "weight_decay": 0.0,

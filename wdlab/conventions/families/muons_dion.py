@@ -81,7 +81,7 @@ _SHARED = {
     "version": "dion 0a059a4",
     "coupling": "lr",
     "order": "before",
-    "epsilon": "1e-8 added to the matrix' norm; in AdamW outside: sqrt(v / c2) + eps",
+    "epsilon": "added to the norm: 1.02 |x| + eps; in AdamW outside",
     "bias_correction": f"{CORRECTED}, in the AdamW part",
     "learning_rate": 0.01,
     "refused": {

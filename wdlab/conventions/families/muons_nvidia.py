@@ -6,7 +6,7 @@ from typing import Any
 import optax
 
 from wdlab._core.checks import check_choice
-from wdlab.conventions.convention import CORRECTED, OUTSIDE, Convention, Request
+from wdlab.conventions.convention import CORRECTED, Convention, Request
 from wdlab.conventions.matrices import (
     ALONE,
     BY_RANK,
@@ -115,7 +115,7 @@ CONVENTIONS = (
         ),
         coupling="lr",
         order="before",
-        epsilon="1e-15 at least under the matrix, in its norm",
+        epsilon="at least the norm: max(|x|, 1e-15)",
         learning_rate=3e-4,
         defaults={
             "momentum": 0.95,
@@ -160,7 +160,7 @@ CONVENTIONS = (
         ),
         coupling="lr",
         order="before",
-        epsilon=f"1e-15 under the matrix' norm; in Adam {OUTSIDE}",
+        epsilon="at least the norm: max(|x|, 1e-15); in Adam outside",
         bias_correction=f"{CORRECTED}, in the Adam part",
         defaults={
             "weight_decay": 0.01,

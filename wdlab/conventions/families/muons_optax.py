@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from wdlab._core.checks import check_choice
-from wdlab.conventions.convention import CORRECTED, OUTSIDE_ROOT, Convention, Request
+from wdlab.conventions.convention import CORRECTED, Convention, Request
 from wdlab.conventions.matrices import OF_A_TREE, axes_of, by_matrices, with_matrix_decay
 from wdlab.conventions.parts import rate_of
 from wdlab.optimizers import assemble
@@ -79,7 +79,7 @@ CONVENTIONS = (
         ),
         coupling="lr",
         order="joint",
-        epsilon=f"added to the matrix' norm; in Adam {OUTSIDE_ROOT}",
+        epsilon="added to the norm: |x| + eps; in Adam outside",
         bias_correction=f"{CORRECTED}; the look-ahead's m by 1 - b**(t+1)",
         defaults={
             "ns_coeffs": (3.4445, -4.7750, 2.0315),

@@ -107,7 +107,7 @@ CONVENTIONS = (
         ),
         coupling="lr2_by_shape",
         order="joint",
-        epsilon="1e-6 added to 1.02 times the matrix' norm",
+        epsilon="added to the norm: 1.02 |x| + 1e-6",
         learning_rate=0.023,
         defaults={
             "weight_decay": 1.2,
@@ -147,7 +147,7 @@ CONVENTIONS = (
         ),
         coupling="lr_by_shape",
         order="joint",
-        epsilon="1e-6 added to 1.01 times the matrix' norm",
+        epsilon="added to the norm: 1.01 |x| + 1e-6",
         learning_rate=0.02,
         defaults={
             "weight_decay": 0.0,

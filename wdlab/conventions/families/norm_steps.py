@@ -188,7 +188,7 @@ CONVENTIONS = (
         ),
         coupling="fixed",
         order="before",
-        epsilon="1e-7 added to the matrix' norm, 1e-8 to the others",
+        epsilon="added to the norm: |x| + 1e-7 of a matrix, 1e-8 of others",
         learning_rate=1e-3,
         defaults={
             "momentum": 1.0,
