@@ -2,6 +2,7 @@
 
 from wdlab._core.dtypes import lost_to_rounding
 from wdlab.instruments.curvature import gradient_weight_cosines, rescaling_error
+from wdlab.instruments.diagnosis import Finding, Group, Report, doctor
 from wdlab.instruments.equivalence import Difference, Equivalence, equivalent
 from wdlab.instruments.forecast import DecayProfile, decay_profile
 from wdlab.instruments.hessian import (
@@ -49,13 +50,17 @@ __all__ = [
     "Equilibrium",
     "Equivalence",
     "Estimate",
+    "Finding",
+    "Group",
     "LeafPlan",
+    "Report",
     "angular_update",
     "angular_updates",
     "decay_plan",
     "decay_profile",
     "decay_share",
     "decayed_norms",
+    "doctor",
     "dot",
     "effective_learning_rate",
     "equilibrium",

@@ -112,7 +112,7 @@ class DecayPlan:
 
         >>> one = decay_plan(1.0, {"w": jnp.ones(2)})
         >>> one.differences(decay_plan(0.5, {"w": jnp.ones(2)}))
-        ['w: decays by 1 here, by 0.5 there']
+        ['w: decays by 1 in this plan, 0.5 in the other']
         """
         return plan_differences(self.as_json(), other.as_json())
 
