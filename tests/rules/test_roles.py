@@ -13,6 +13,7 @@ import wdlab
 from wdlab import rules
 from wdlab.rules import Rule, by_role, leaf_roles, leaves_with_paths, print_roles, roles
 
+from .primitives import PRIMITIVES
 from .role_models import CASES, floats, ints
 
 
@@ -102,6 +103,11 @@ SMALL = {
         lambda w, x: (x - x.mean(0)) / (x.std(0) + 1e-5) * w,
         "scale",
     ),
+    "a scale before the norm's factor": (
+        B,
+        lambda w, x: x * w * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True)),
+        "scale",
+    ),
     "layer scale": (B, lambda w, x: x + jnp.tanh(x) * w, "gate"),
     "temperature": (floats(), lambda w, x: x * jnp.exp(w), "gate"),
     "one gate for all": (floats(1), lambda w, x: jnp.tanh(w) * x, "gate"),
@@ -152,6 +158,13 @@ def test_one_leaf(name):
     shape, output, role = SMALL[name]
     found = roles(lambda p, x: (output(p["w"], x) ** 2).mean(), {"w": shape}, X)
     assert found == {"w": role}
+
+
+def test_no_primitive_is_an_exception():
+    for name, output in PRIMITIVES.items():
+        found = roles(lambda p, x, f=output: jnp.abs(f(p["w"], x)).mean(), {"w": W}, X)
+        assert found["w"].split(", ")[0] in rules.ROLES, name
+        assert found["w"] != "unused", name
 
 
 def test_two_leaves_that_meet_first():

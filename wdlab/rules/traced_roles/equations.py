@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from wdlab.rules.traced_roles.degrees import bits
 from wdlab.rules.traced_roles.dimensions import Sources, sources
 from wdlab.rules.traced_roles.marks import (
     MOVED,
@@ -36,6 +37,8 @@ def results(notes: Notes, eqn: Any, operands: Sequence[Value]) -> list[Value]:
     >>> notes.of(0)[0].role, [sorted(tags) for tags in y.tags]
     ('matrix', [['data'], ['feature']])
     """
+    if not eqn.outvars:  # A print.
+        return []
     name, params = eqn.primitive.name, eqn.params
     shapes = [getattr(atom.aval, "shape", ()) for atom in eqn.invars]
     outs = [getattr(atom.aval, "shape", ()) for atom in eqn.outvars]
@@ -63,6 +66,10 @@ def _result(
     if has_weights and kind == Kind.ACTIVATION and first:
         meet(notes, name, params, operands, where)
     products, scaled = _followed(notes, name, operands, kind, first)
+    gated = operands[0].gated if name in MOVED and operands else 0
+    if name == "mul" and kind == Kind.ACTIVATION:
+        gated = _leaves(operands)
+        scaled |= _normalized_after(notes, operands)
     marks = marks_of(name, params, operands)
     if has_weights and kind == Kind.ACTIVATION and name in PRODUCTS:
         marks = marks | {OF_PRODUCT}
@@ -77,6 +84,7 @@ def _result(
         live=live,
         products=products,
         scaled=scaled,
+        gated=gated,
         marks=marks,
         number=operands[0].number if moved and name != "neg" else None,
     )
@@ -95,10 +103,7 @@ def _followed(
     notes: Notes, name: str, operands: Sequence[Value], kind: Kind, first: bool
 ) -> tuple[int, int]:
     """The products that the result has its origin in, and the scales right before it."""
-    leaves = 0
-    for operand in operands:
-        for carrier in operand.carriers:
-            leaves |= 1 << carrier.leaf
+    leaves = _leaves(operands)
     if kind != Kind.ACTIVATION:
         return 0, 0
     products = scaled = 0
@@ -113,6 +118,26 @@ def _followed(
     if name in ("mul", "div") and any(NORMALIZED in o.marks for o in operands):
         return products, scaled | leaves
     return products, scaled if name in _AFFINE and len(main) == 1 else 0
+
+
+def _leaves(operands: Sequence[Value]) -> int:
+    """The leaves in operands of weights alone."""
+    leaves = 0
+    for operand in operands:
+        for carrier in operand.carriers:
+            leaves |= 1 << carrier.leaf
+    return leaves
+
+
+def _normalized_after(notes: Notes, operands: Sequence[Value]) -> int:
+    """Scales in x * scale * factor, where the factor normalizes x: Haiku's RMSNorm."""
+    found = 0
+    for value, factor in (operands, operands[::-1]):
+        if NORMALIZED in factor.marks:
+            found |= value.gated & ~factor.degrees.leaves
+    for leaf in bits(found):
+        notes.add(leaf, Note("scale", "multiplies an activation that is then normalized"))
+    return found
 
 
 def _carriers(

@@ -54,6 +54,7 @@ class Value:
     live: int = 0  # Leaves that a gradient reaches through it.
     products: int = 0  # Leaves in whose products it has its origin.
     scaled: int = 0  # Scales that nothing but sums with weights came after.
+    gated: int = 0  # Weights that it was multiplied by just now.
     marks: frozenset[str] = field(default_factory=frozenset)
     number: float | None = None  # A constant whose entries are all this.
 
