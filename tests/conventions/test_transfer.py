@@ -173,7 +173,7 @@ def test_the_table_and_the_command_that_decides():
         assert str(prediction.rule) in text
         assert prediction.rule.source
         assert prediction.rule.evidence
-    assert "left out, about other changes: sqrt(batch), linear batch" in text
+    assert "left out, about other changes: sqrt(batch); linear batch" in text
     assert found.spread["learning_rate"] == pytest.approx(4)
     command = shlex.split(text.splitlines()[-1].removeprefix("to decide: wdlab "))
     arguments = cli._parser().parse_args(command)

@@ -114,7 +114,7 @@ class Transfer:
         reasons = dict.fromkeys(self.left_out.values())
         for reason in reasons:
             names = [name for name, why in self.left_out.items() if why == reason]
-            lines.append(f"left out, {reason}: {', '.join(names)}")
+            lines.append(f"left out, {reason}: {'; '.join(names)}")
         return lines
 
 
