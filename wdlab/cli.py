@@ -14,7 +14,7 @@ from wdlab import conventions
 from wdlab._core.checks import read_whole
 from wdlab._core.names import matching
 from wdlab.conventions import add_transfer, compare, recipes
-from wdlab.instruments import decay_profile
+from wdlab.instruments import add_doctor, decay_profile
 from wdlab.schedules import (
     COUPLINGS,
     ScalarOrSchedule,
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("--warmup-steps", type=read_whole, default=0)
     profile.add_argument("--end-learning-rate", type=float, default=0.0)
     _add_conventions(commands)
+    add_doctor(commands)
     add_transfer(commands)
     add_sweep(commands)
     return parser

@@ -1,6 +1,8 @@
 """The doctor finds each planted fault, and says nothing of sound chains."""
 
 import json
+import resource
+import time
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 from optax import contrib
 
 import wdlab
+from wdlab.cli import main
 from wdlab.rules import NO_BIAS_OR_NORM, Rule
 
 STEPS = 10_000
@@ -231,3 +234,44 @@ def test_roles_from_the_loss_are_used():
 def test_the_function_is_what_the_names_lead_to():
     assert wdlab.doctor is wdlab.instruments.doctor
     assert callable(wdlab.doctor)
+
+
+def test_the_command_prints_writes_and_fails_where_something_is_wrong(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made_here.py").write_text(
+        "import jax, optax\n"
+        "P = {'kernel': jax.ShapeDtypeStruct((2, 3), 'float32')}\n"
+        "def sound(): return optax.adamw(1e-3, weight_decay=0.1), P\n"
+        "def wrong(): return {'tx': optax.add_decayed_weights(0.1), 'params': P, 'steps': 10}\n"
+        "def other(): return 3\n"
+    )
+    assert main(["doctor", "made_here:sound", "--steps", "10000", "--html", "page.html"]) == 0
+    assert "verdict: sound" in capsys.readouterr().out
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    assert main(["doctor", "made_here:wrong"]) == 1
+    assert "the weights grow" in " ".join(capsys.readouterr().out.split())
+    for line in ("made_here:sound", "made_here:other --steps 3", "made_here:no --steps 3", "x"):
+        assert main(["doctor", *line.split()]) == 2
+    assert "got a int" in capsys.readouterr().err
+
+
+def test_the_gpt2_tree_takes_seconds_and_no_arrays():
+    """12 blocks of GPT-2's shapes, 124 M parameters, as shapes alone: no array of that size."""
+    params = {
+        "wte": {"embedding": jax.ShapeDtypeStruct((50304, 768), jnp.float32)},
+        **{
+            f"h_{n}": {
+                "kernel": jax.ShapeDtypeStruct((768, 9216), jnp.float32),
+                "ln": {"scale": jax.ShapeDtypeStruct((768,), jnp.float32)},
+            }
+            for n in range(12)
+        },
+    }
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    report = wdlab.doctor(SOUND["ours"], params, steps=STEPS)
+    assert time.process_time() - start < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+    assert sum(group.entries for group in report.groups) > 120e6

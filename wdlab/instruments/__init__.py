@@ -2,7 +2,7 @@
 
 from wdlab._core.dtypes import lost_to_rounding
 from wdlab.instruments.curvature import gradient_weight_cosines, rescaling_error
-from wdlab.instruments.diagnosis import Finding, Group, Report, doctor
+from wdlab.instruments.diagnosis import Finding, Group, Report, add_doctor, doctor
 from wdlab.instruments.equivalence import Difference, Equivalence, equivalent
 from wdlab.instruments.forecast import DecayProfile, decay_profile
 from wdlab.instruments.hessian import (
@@ -20,6 +20,7 @@ from wdlab.instruments.metrics import (
     decay_share,
     effective_learning_rate,
 )
+from wdlab.instruments.monitoring import MonitorState, Reading, monitor, readings
 from wdlab.instruments.norms import (
     decayed_norms,
     dot,
@@ -53,7 +54,10 @@ __all__ = [
     "Finding",
     "Group",
     "LeafPlan",
+    "MonitorState",
+    "Reading",
     "Report",
+    "add_doctor",
     "angular_update",
     "angular_updates",
     "decay_plan",
@@ -77,11 +81,13 @@ __all__ = [
     "largest_entry",
     "leaf_norms",
     "lost_to_rounding",
+    "monitor",
     "norm",
     "plan_differences",
     "predicted_norm",
     "predicted_rotation",
     "print_decay",
+    "readings",
     "rescaling_error",
     "rms",
     "shrink_per_step",

@@ -21,6 +21,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 .scroll { overflow-x: auto } svg { width: 100%; height: auto } svg text { fill: currentColor }
 """
 _COLORS = ("#2c6fbb", "#c0582b", "#3a8f4d", "#7d4fa3", "#a08a00", "#4aa3a3")
+_DASHES = ("none", "7 4", "2 3")  # One curve may lie over another.
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 260, 64, 34
 
 
@@ -100,7 +101,8 @@ def plot(curves: Sequence[tuple[str, Sequence[int], Sequence[float | None]]], ti
         pairs = zip(steps, values, strict=True)
         line = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in pairs if v is not None and v > 0)
         parts.append(
-            f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="2"/>'
+            f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="2" '
+            f'stroke-dasharray="{_DASHES[n % len(_DASHES)]}"/>'
             f'<rect x="{_LEFT}" y="{_HEIGHT + 18 * n}" width="12" height="3" fill="{color}"/>'
             f'<text x="{_LEFT + 18}" y="{_HEIGHT + 18 * n + 6}">{html.escape(name)}</text>'
         )

@@ -16,6 +16,7 @@ from wdlab.instruments.diagnosis.nearest_convention import learning_rates, neare
 from wdlab.instruments.diagnosis.page import page
 from wdlab.instruments.rotation import predicted_rotation
 
+_POINTS = 120  # Of a curve.
 _COLORS = {"error": "red", "warning": "yellow", "note": "dim"}
 
 
@@ -58,8 +59,7 @@ class Report:
         counts = {s: sum(f.severity == s for f in self.findings) for s in SEVERITIES}
         told = [f"{n} {s}{'s' if n > 1 else ''}" for s, n in counts.items() if n]
         if counts["error"] or counts["warning"]:
-            first = self.findings[0]
-            return f"{', '.join(told)}. First: {first.text}"
+            return f"{', '.join(told)}; first of all: {self.findings[0].fault.replace('_', ' ')}"
         decaying = [g for g in self.groups if g.peak_shrink]
         if not decaying:
             return "sound, and nothing decays"
@@ -140,7 +140,9 @@ def _group(run: Examination, leaves: list[LeafFacts]) -> Group:
     normalized = decoupled and rate is not None and run.is_normalized(leaf)
     timescale = leaf.timescale if decoupled else None
     tokens = run.tokens_per_step
-    some = np.unique(np.linspace(0, len(leaf.steps) - 1, 120).astype(int))
+    drawn = np.linspace(0, run.steps - 1, _POINTS)
+    some = np.unique([*range(2), *np.searchsorted(leaf.steps, drawn)])
+    some = some[some < len(leaf.steps)]
     return Group(
         leaves=tuple(x.path for x in leaves),
         entries=sum(x.size for x in leaves),
