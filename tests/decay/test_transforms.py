@@ -89,14 +89,6 @@ def test_random_trees_and_dtypes_equal_the_twin(tree, policy, decay, l2, dtype):
             np.testing.assert_array_equal(new, u)
 
 
-def test_a_schedule_keeps_bfloat16_updates_bfloat16():
-    """optax.add_decayed_weights with a schedule promotes them to float32."""
-    params = {"kernel": jnp.ones(3, jnp.bfloat16)}
-    tx = wdlab.decay_weights(lambda count: 0.1, multiplier=wdlab.schedules.constant(0.5))
-    updates, _ = tx.update(params, tx.init(params), params)
-    assert updates["kernel"].dtype == jnp.bfloat16
-
-
 def test_update_and_decay_are_rounded_once():
     """Each alone is below half a unit in the last place of 1.0 in bfloat16; their sum is not."""
     ulp = 2.0**-7  # Spacing of bfloat16 above 1.

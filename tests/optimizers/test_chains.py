@@ -120,17 +120,6 @@ def test_proposition_1_stops_being_true_under_a_schedule(params, x64):
     assert np.abs(l2["wte"]["embedding"] - constant["wte"]["embedding"]).max() > 1e-2
 
 
-@pytest.mark.parametrize("coupling", [c for c in COUPLINGS if c != "l2"])
-@pytest.mark.parametrize("factory", [optimizers.sgdw, optimizers.adamw, optimizers.lionw])
-def test_undriven_weight_is_the_product_of_the_shrinks(factory, coupling, x64):
-    tx = factory(LR, weight_decay=0.1, coupling=coupling)
-    weights = {"kernel": jnp.array([[4.0]])}
-    steps = 200
-    got = train(tx, weights, [jax.tree.map(jnp.zeros_like, weights)] * steps)
-    shrinks = [shrink_of(coupling, 0.1, float(LR(t))) for t in range(steps)]
-    np.testing.assert_allclose(got["kernel"], 4.0 * np.prod(1 - np.array(shrinks)), rtol=1e-12)
-
-
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_ten_thousand_float32_steps_follow_the_closed_form(factory):
     """Relative error 1e-5 in float32, one scan."""

@@ -23,6 +23,7 @@ SHAPES = {
     "scan": ((2, 256, 512), (None, "data", "model")),
     "bias": ((4096,), ("model",)),
     "norm": ((16,), (None,)),
+    "whole": ((8, 8), (None, None)),
 }
 TXS = OPTIMIZERS | {
     "adafactor": lambda: wdlab.optimizers.adafactor(0.1, weight_decay=0.1, coupling="lr"),
@@ -87,6 +88,9 @@ def test_state_is_born_sharded_and_stays(name, axis_type):
         for path, leaf in leaves_with_paths(state):
             here = leaf.addressable_shards[0].data.nbytes
             assert here <= ideal_bytes(path, leaf) + 1024, (path, leaf.sharding.spec)
+            of = params.get(path.rsplit("/", 1)[-1])
+            if of is not None and of.shape == leaf.shape:
+                assert leaf.sharding.is_equivalent_to(of.sharding, leaf.ndim), path
         update = wdlab.make_update(tx)
         for _ in range(2):
             params, state = update(params, state, grads)
