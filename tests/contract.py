@@ -111,7 +111,16 @@ def convention(name):
 BASE = {"layer": {"kernel": jnp.ones((2, 1)), "bias": jnp.ones(1), "scale": jnp.ones(())}}
 WIDTHS = groups.widths(BASE, tree(0), layout="in_out")
 OF_MATRICES = [n for n in conventions.names() if "muon" in conventions.get(n).defaults]
-WITHOUT_DECAY = optimizers.adamw(LR)
+
+
+def _of_matrices(name):
+    """In bfloat16 jit rounds otherwise; one step each; the rest is without a decay."""
+    known = conventions.get(name).defaults
+    less = {"iteration_dtype": None, "fp32_matmul_prec": "highest", "ns_steps": 1}
+    less |= {"num_ns_steps": 1}
+    less |= {f"muon_{argument}": value for argument, value in less.items()}
+    small = {argument: value for argument, value in less.items() if argument in known}
+    return {"rest": optimizers.adamw(LR), **small}
 
 
 def squared(tree):
@@ -133,15 +142,8 @@ REQUIRED = {
     "tfa.AdamW": {"weight_decay": 1e-4},
     "tfa.SGDW": {"weight_decay": 1e-4},
     **{f"mup.{name}": {"widths": WIDTHS} for name in ("MuSGD", "MuAdam", "MuAdamW")},
-    # In bfloat16 jit rounds otherwise; only the matrices decay by the number.
-    **{
-        name: {"rest": WITHOUT_DECAY, "iteration_dtype": None}
-        for name in OF_MATRICES
-        if "iteration_dtype" in conventions.get(name).defaults
-    },
-    "emerging_optimizers.Muon": {"rest": WITHOUT_DECAY, "fp32_matmul_prec": "highest"},
-    "megatron.Muon": {"rest": WITHOUT_DECAY, "muon_fp32_matmul_prec": "highest"},
-    "scion.Scion": {"iteration_dtype": None},
+    **{name: _of_matrices(name) for name in OF_MATRICES},
+    "scion.Scion": {"iteration_dtype": None, "norm_kwargs": {"steps": 1}},
 }
 # By coupling, order or name: where a convention's decay is not the decoupled one.
 UNLIKE = {

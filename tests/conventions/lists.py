@@ -183,6 +183,9 @@ MATRIX_VARIANTS = {
     "keller_jordan.MuonWithAuxAdam": [{"adam_weight_decay": 0.5, "momentum": 0.8}],
     "dion.Muon": [{}, _FLAT, _JIACHENG],
     "dion.NorMuon": [{}, _FLAT],
+    "dion.Dion": [{}, {"rank_fraction": 0.4, "rank_multiple_of": 2, "power_iters": 2}],
+    "dion.Dion2": [{}, {"fraction": 0.5, "adjust_lr": "rms_norm"}],
+    "dion.NorDion2": [{"fraction": 0.5, "use_polar_express": False}],
     "modded_nanogpt.NorMuon": [{}, {"lr_mul": 2.0, "wd_mul": 5.0, "beta2": 0.5, "momentum": 0.8}],
     "nanochat.Muon": [{}, {"num_iterations": 200, "ns_steps": 3, "beta2": 0.5}],
     "emerging_optimizers.Muon": [

@@ -21,6 +21,7 @@ from tests.oracles.trajectories import (
 )
 from tests.twins import conventions as twins
 from wdlab import conventions
+from wdlab.conventions.families.dion_parts import initial_basis, rank_of
 from wdlab.rules import Rule
 
 DECAY = 0.02
@@ -62,7 +63,7 @@ def twin_of(name, variant, params, grads, rates, **more):
     given, argument = arguments_of(name, variant), conventions.get(name).decay_argument
     steps = [{} for _ in grads]
     for leaf, scale in SCALES.items():
-        scaled = {**given, "leaf_scale": scale, **more}
+        scaled = {**given, "leaf_scale": scale, **more, "bases": bases(given)}
         if argument:
             scaled[argument] = scale * DECAY
         one = lambda tree, leaf=leaf: {leaf: tree[leaf]}  # noqa: E731
@@ -70,6 +71,16 @@ def twin_of(name, variant, params, grads, rates, **more):
         for step, tree in zip(steps, after, strict=True):
             step |= tree
     return steps
+
+
+def bases(given):
+    """Dion's random start, which the twin gets from ours."""
+    if "rank_fraction" not in given:
+        return {}
+    rank = {n: rank_of(MATRIX_SHAPES[n], given["rank_fraction"], given["rank_multiple_of"])
+            for n in ("matrix", "wide", "square")}  # fmt: skip
+    made = {n: initial_basis(n, MATRIX_SHAPES[n], rank[n]) for n in rank}
+    return {MATRIX_SHAPES[n]: np.asarray(basis, np.float64) for n, basis in made.items()}
 
 
 @functools.cache

@@ -212,6 +212,58 @@ def dion_normuon(p, g, state, t, lr, h):
     return dion_decayed(p, u, lr, h) - lr * size * u
 
 
+def dion_low_rank(p, g, state, t, lr, h):
+    """``h["bases"]``: the random start of Q, by the leaf's shape."""
+    if p.ndim != 2:
+        return dion_scalar(p, g, state, t, lr, h)
+    m = state.get("m", 0.0) + g
+    q = start = state.get("q", h["bases"].get(p.shape))
+    b = m.T if len(m) < len(m.T) else m
+    for _ in range(h["power_iters"]):
+        basis, _ = np.linalg.qr(b @ q)
+        q = b.T @ basis
+    if not b.any():
+        basis, q = 0 * basis, start
+    m_t = b - (1 - h["mu"]) * (basis @ q.T)
+    q = state["q"] = q / (np.sqrt((q * q).sum(0, keepdims=True)) + h["epsilon"])
+    u = basis @ q.T
+    turned = len(m) < len(m.T)
+    state["m"], u = (m_t.T, u.T) if turned else (m_t, u)
+    return p * (1 - lr * h["weight_decay"]) - lr * math.sqrt(len(p) / len(p.T)) * u
+
+
+def dion_selected(p, g, state, t, lr, h):
+    if p.ndim < 2:
+        return dion_scalar(p, g, state, t, lr, h)
+    state["m"] = state.get("m", np.zeros_like(p)) + g
+    state["v"] = state.get("v", np.zeros((*p.shape[:-1], 1)))
+    u = np.zeros_like(p)
+    for index in np.ndindex(p.shape[:-2]):
+        dion_part(u[index], state["m"][index], state["v"][index], h)
+    _, size = dion_shapes(p, {**h, "flatten": False})
+    return p * (1 - lr * h["weight_decay"]) - lr * size * u
+
+
+def dion_part(u, m, v, h):
+    """One matrix, in place: the direction, the momentum and NorDion2's second moment."""
+    by_row = "muon_beta2" in h or len(m) <= len(m.T)
+    u, m = (u, m) if by_row else (u.T, m.T)
+    k = max(1, math.ceil(h["fraction"] * len(m)))
+    chosen = np.argsort(-np.abs(m).sum(1), kind="stable")[:k]
+    coefficients = POLAR_EXPRESS if h["use_polar_express"] else DION
+    safety = 1.02 if h["use_polar_express"] else 1.0
+    part = m[chosen] if by_row else m[chosen].T
+    o = zeropower(part, 5, coefficients, eps=h["epsilon"], safety=safety)
+    o = o if by_row else o.T
+    m[chosen] *= h["mu"] if "muon_beta2" in h else h["ef_decay"]
+    if "muon_beta2" in h:
+        b2 = h["muon_beta2"]
+        v[chosen] = b2 * v[chosen] + (1 - b2) * (o * o).mean(1, keepdims=True)
+        w = o / (np.sqrt(v[chosen]) + 1e-8)
+        o = w * frobenius(o) / np.maximum(frobenius(w), 1e-8)
+    u[chosen] = o
+
+
 def reduced_variance(u, state, b2, rounded=exact):
     """The second moment of modded-nanogpt and nanochat: of rows where the matrix is not wide."""
     axis = -1 if u.shape[-2] >= u.shape[-1] else -2
@@ -344,6 +396,9 @@ TWINS = {
     "keller_jordan.MuonWithAuxAdam": jordan_with_adam,
     "dion.Muon": dion_muon,
     "dion.NorMuon": dion_normuon,
+    "dion.Dion": dion_low_rank,
+    "dion.Dion2": dion_selected,
+    "dion.NorDion2": dion_selected,
     "modded_nanogpt.NorMuon": modded_normuon,
     "nanochat.Muon": nanochat,
     "emerging_optimizers.Muon": nvidia_muon,

@@ -23,23 +23,23 @@ from wdlab.preconditioners import (
     scale_by_neuron_rms,
 )
 
-_BATCHES = MatrixAxes("out_in", kernels="batch", rules=())
+BATCHES = MatrixAxes("out_in", kernels="batch", rules=())
 _FLAT = MatrixAxes("out_in", rules=flattened(3, 4, 5, 6))
-_SIZES: dict[Any, Any] = {"spectral_norm": "spectral", "rms_norm": "rms", None: "none"}
-_HIGHEST_RANK = 6
+SIZES: dict[Any, Any] = {"spectral_norm": "spectral", "rms_norm": "rms", None: "none"}
+HIGHEST_RANK = 6
 
 
 def _axes(request: Request) -> MatrixAxes:
-    return axes_of(request, _FLAT if request["flatten"] else _BATCHES)
+    return axes_of(request, _FLAT if request["flatten"] else BATCHES)
 
 
 def _size(request: Request) -> optax.GradientTransformation:
-    if request["adjust_lr"] not in _SIZES:
+    if request["adjust_lr"] not in SIZES:
         raise ValueError(
             f"{request.name}: adjust_lr must be 'spectral_norm', 'rms_norm' or None, got "
             f"{request['adjust_lr']!r}."
         )
-    return scale_by_matrix_shape(_SIZES[request["adjust_lr"]], axes=_axes(request))
+    return scale_by_matrix_shape(SIZES[request["adjust_lr"]], axes=_axes(request))
 
 
 def _orthogonal(request: Request) -> optax.GradientTransformation:
@@ -64,7 +64,7 @@ def _both(
     adam = scale_by_adam(b1, b2, request["epsilon"])
     rest = with_matrix_decay(request, adam, rate, cautious=cautious)
     matrices = with_matrix_decay(request, direction, rate, cautious=cautious)
-    return by_matrices(request, matrices, rest, most=_HIGHEST_RANK)
+    return by_matrices(request, matrices, rest, most=HIGHEST_RANK)
 
 
 def _muon(request: Request) -> optax.GradientTransformation:
@@ -73,11 +73,11 @@ def _muon(request: Request) -> optax.GradientTransformation:
 
 def _normuon(request: Request) -> optax.GradientTransformation:
     """The neurons are rows of the leaf's last two axes, flattened or not."""
-    neurons = scale_by_neuron_rms(request["muon_beta2"], axes=axes_of(request, _BATCHES))
+    neurons = scale_by_neuron_rms(request["muon_beta2"], axes=axes_of(request, BATCHES))
     return _both(request, optax.chain(_orthogonal(request), neurons, _size(request)))
 
 
-_SHARED = {
+SHARED: dict[str, Any] = {
     "version": "dion 0a059a4",
     "coupling": "lr",
     "order": "before",
@@ -129,7 +129,7 @@ CONVENTIONS = (
         defaults=_DEFAULTS,
         traps=_TRAPS,
         make=_muon,
-        **_SHARED,
+        **SHARED,
     ),
     Convention(
         name="dion.NorMuon",
@@ -144,6 +144,6 @@ CONVENTIONS = (
             *_TRAPS,
         ),
         make=_normuon,
-        **_SHARED,
+        **SHARED,
     ),
 )
