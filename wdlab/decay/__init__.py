@@ -12,6 +12,7 @@ from wdlab.decay.leafwise import (
 )
 from wdlab.decay.norm_bounds import constrain_norms
 from wdlab.decay.penalties import decay_huber, decay_l1, decay_proximal
+from wdlab.decay.qk_clip import QKPair, clip_qk
 from wdlab.decay.sequential import decay_then_step, step_then_decay
 from wdlab.decay.spheres import hyperball, keep_initial_norm
 from wdlab.decay.transforms import (
@@ -26,9 +27,11 @@ from wdlab.decay.variants import decay_corrected, decay_toward_ema
 __all__ = [
     "AddL2GradientState",
     "DecayWeightsState",
+    "QKPair",
     "add_l2_gradient",
     "check_leaves",
     "check_shrink",
+    "clip_qk",
     "constrain_norms",
     "decay_corrected",
     "decay_huber",

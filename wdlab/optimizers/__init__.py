@@ -11,13 +11,15 @@ from wdlab.optimizers.averaging import (
 )
 from wdlab.optimizers.chains import adam, adamw, lionw, radamw, sgd, sgdw
 from wdlab.optimizers.injection import inject_hyperparams
-from wdlab.optimizers.muon import branches_of, muon
+from wdlab.optimizers.muon_chain import branches_of, muon
+from wdlab.optimizers.muon_conversion import MuonNumbers, muon_from_adamw
 from wdlab.optimizers.prodigy_adam import prodigy
 from wdlab.optimizers.schedule_free_chains import schedule_free_adamw, schedule_free_sgd
 from wdlab.optimizers.second_order import soap
 from wdlab.optimizers.stable_decay import adams
 
 __all__ = [
+    "MuonNumbers",
     "ScheduleFreeState",
     "adafactor",
     "adam",
@@ -31,6 +33,7 @@ __all__ = [
     "inject_hyperparams",
     "lionw",
     "muon",
+    "muon_from_adamw",
     "prodigy",
     "radamw",
     "scale_by_adafactor",

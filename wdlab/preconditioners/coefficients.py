@@ -76,7 +76,9 @@ COEFFICIENTS = {
         ),
         5,
     ),
-    # For normalization="aol": flash-newton-schulz, as in Emerging-Optimizers; and dion's four.
+    # For normalization="aol": flash-newton-schulz, as in Emerging-Optimizers, which divides by the
+    # Frobenius norm all the same. Their first step maps 1 to -0.59: a gradient of rank one is
+    # turned round, and climbed. dion's four have no such fault.
     "aol": CoefficientSet(
         (
             (4.0098, -7.0585, 2.4635),

@@ -45,6 +45,7 @@ from wdlab.preconditioners.matrix_scaling import (
     check_scaling,
     shape_factor,
 )
+from wdlab.preconditioners.matrix_sharding import MeshAxes
 from wdlab.preconditioners.matrix_view import MatrixView
 from wdlab.preconditioners.moments import one_minus_power
 from wdlab.preconditioners.newton_schulz import (
@@ -85,6 +86,7 @@ def orthogonalize(
     renormalize: bool = False,
     adaptive: bool = False,
     mu_dtype: DTypeLike | None = None,
+    sharded_over: MeshAxes = None,
 ) -> optax.GradientTransformation:
     r"""Turns gradients of matrices into Muon's direction: no learning rate, no sign, no decay.
 
@@ -122,6 +124,7 @@ def orthogonalize(
       adaptive: Whether the direction is multiplied by its product with :math:`n_t`, about the
         nuclear norm: steps follow the gradient's size (Optax).
       mu_dtype: dtype that keeps the momentum; None: float32, or float64 for float64 leaves.
+      sharded_over: As in :func:`wdlab.preconditioners.newton_schulz`.
 
     Raises:
       TypeError: If a number is none, or from ``init`` if a leaf is complex.
@@ -153,7 +156,7 @@ def orthogonalize(
         for block in view.blocks(n):
             rows, columns = view.sizes_of(block)
             ready = _equilibrated(block, view.row_axis) if equilibrate else block
-            u = newton_schulz(ready, **iteration)
+            u = newton_schulz(ready, sharded_over=sharded_over, **iteration)
             u = _renormalized(u) if renormalize else u
             if adaptive:
                 u = jnp.sum(block * u, axis=(-2, -1), keepdims=True) * u

@@ -42,6 +42,7 @@ def muon(
     rms: float = 0.2,
     dtype: DTypeLike | None = "bfloat16",
     neuron_b2: ArrayLike | None = None,
+    sharded_over: str | tuple[str, ...] | None = None,
     cautious: bool = False,
     adam_learning_rate: ScalarOrSchedule | None = None,
     adam_weight_decay: ScalarOrSchedule | None = None,
@@ -80,6 +81,7 @@ def muon(
       rms: As there.
       dtype: As there, of the iteration's products.
       neuron_b2: Rate of NorMuon's second moment, in [0, 1); None: none.
+      sharded_over: Mesh axes for the matrices' longer sides, as there.
       cautious: Decay only the entries that the step moves toward zero as well.
       adam_learning_rate: Of the rest; None: ``learning_rate``.
       adam_weight_decay: Of the rest; None: ``weight_decay``.
@@ -116,7 +118,7 @@ def muon(
         directions = _matrix_direction(
             scaling, rms, axes, neuron_b2,
             momentum=momentum, nesterov=nesterov, coefficients=coefficients, steps=steps,
-            dtype=dtype,
+            dtype=dtype, sharded_over=sharded_over,
         )  # fmt: skip
         matrices = _branch(directions, learning_rate, peak_learning_rate, *decay)
         own = adam_learning_rate is not None
