@@ -290,6 +290,15 @@ OWN = {
     "prodigy, l2": optimizer(optimizers.prodigy, "l2", slice_every=2)._replace(
         reads_params=True, rule=None
     ),
+    **{
+        f"{name}, {coupling}": optimizer(getattr(optimizers, name), coupling)._replace(
+            rule=None, reads_params=True
+        )
+        for name, coupling in (
+            *(("dadapt_adam", "d_lr"), ("dadapt_lion", "d_lr"), ("dadapt_adan", "proximal")),
+            *(("dadapt_sgd", "l2"), ("dadapt_adagrad", "l2")),
+        )
+    },
     "adams": Member(lambda x: optimizers.adams(LR, weight_decay=x, rules=RULES)),
     "grouped, lr": Member(grouped, twins.decoupled, LR, {"kernel": 0.5 * 3.0}),
     "grouped, l2": Member(lambda x: grouped(x, "l2"), IN_GRADIENT, factors={"kernel": 3.0}),

@@ -271,6 +271,7 @@ KEEPS_VALUES = {
     *("decay_weights, toward init", "decay_toward_ema", "constrain_norms, dependent"),
     *("hyperball", "keep_initial_norm"),
     *("schedule_free", "schedule_free_sgd", "schedule_free_adamw", "prodigy, d_lr", "prodigy, l2"),
+    *("dadapt_sgd, l2", "dadapt_adagrad, l2"),
 }
 
 

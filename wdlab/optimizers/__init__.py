@@ -10,6 +10,8 @@ from wdlab.optimizers.averaging import (
     schedule_free_eval_params,
 )
 from wdlab.optimizers.chains import adam, adamw, lionw, radamw, sgd, sgdw
+from wdlab.optimizers.d_adaptation import dadapt_adam, dadapt_adan, dadapt_lion
+from wdlab.optimizers.d_adaptation_sums import dadapt_adagrad, dadapt_sgd
 from wdlab.optimizers.injection import inject_hyperparams
 from wdlab.optimizers.muon_chain import branches_of, muon
 from wdlab.optimizers.muon_conversion import MuonNumbers, muon_from_adamw
@@ -29,6 +31,11 @@ __all__ = [
     "averaged",
     "branches_of",
     "complete",
+    "dadapt_adagrad",
+    "dadapt_adam",
+    "dadapt_adan",
+    "dadapt_lion",
+    "dadapt_sgd",
     "in_float32",
     "inject_hyperparams",
     "lionw",

@@ -44,7 +44,8 @@ class Step(NamedTuple):
 class Given(NamedTuple):
     """What a formula sees: gradients and weights, the last state, the number of the step."""
 
-    g: PyTree
+    g: PyTree  # With the decay of "l2".
+    raw: PyTree  # Without.
     p: PyTree
     lr: jax.Array
     t: jax.Array  # 1 at the first step that moves.
@@ -74,7 +75,7 @@ def estimating(
       init: Parameters -> the trees of the state.
       numbers: The state's first numbers.
       formula: One step.
-      couplings: Those that the optimizer has: "d_lr", "proximal", "l2".
+      couplings: Those that the optimizer has: "d_lr", "proximal" (divides the stepped weight), "l2".
 
     >>> sign = lambda s: Step(jax.tree.map(jnp.sign, s.g), s.lr, s.d, {}, {}, False)
     >>> tx = estimating("mine", 0.5, (0.5, "d_lr", 1.0), 1.0, lambda p: {}, {}, sign)
@@ -98,12 +99,12 @@ def estimating(
         updates: PyTree, state: Any, params: PyTree | None = None
     ) -> tuple[PyTree, DistanceState]:
         require_params(name, params)
-        strength = value_at(weight_decay, state.count)
+        strength, raw = value_at(weight_decay, state.count), updates
         if coupling == "l2":
             updates = map_decayed(name, _add, updates, params, rules, strength)
         rate = jnp.asarray(value_at(learning_rate, state.count), state.d.dtype)
         t = step_number(state.steps)
-        step = formula(Given(updates, params, rate, t, state.d, state.numbers, state.trees))
+        step = formula(Given(updates, raw, params, rate, t, state.d, state.numbers, state.trees))
         steps = step.updates
         if coupling != "l2":
             shrink = _divide if coupling == "proximal" else _subtract
@@ -175,6 +176,15 @@ def grown(d: jax.Array, estimate: jax.Array, growth_rate: float | None) -> jax.A
     """
     limited = estimate if growth_rate is None else jnp.minimum(estimate, d * growth_rate)
     return jnp.maximum(d, limited)
+
+
+def quotient(a: Any, b: Any) -> Any:
+    """Returns a / b, and 0 where b is 0: nothing is known yet.
+
+    >>> quotient(jnp.ones(2), jnp.array([2.0, 0.0])).tolist()
+    [0.5, 0.0]
+    """
+    return jnp.where(b == 0, 0.0, a / jnp.where(b == 0, 1.0, b))
 
 
 def check_growth(growth_rate: Any) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from wdlab._core.arguments import answers
 from wdlab._core.checks import check_number, check_whole, named_errors
@@ -17,6 +16,7 @@ from wdlab.optimizers.distance_estimates import (
     check_growth,
     copies,
     estimating,
+    quotient,
     total,
     zeros,
 )
@@ -118,23 +118,17 @@ def prodigy(
             s = jax.tree.map(lambda s, g: b3 * s + weight * g, h.trees["s"], some)
             size = total(jnp.abs, s)
             idle = (size == 0) | ((h.lr == 0) & rests_at_zero_rate)
-            found = d_coef * r / jnp.where(size == 0, 1.0, size)
+            found = quotient(d_coef * r, size)
             first = jnp.asarray(d0, h.d.dtype)
             d = jnp.where(h.d == first, jnp.maximum(h.d, found), h.d)
             d_max = jnp.maximum(h.numbers["d_max"], found)
             d = jnp.minimum(d_max, math.inf if growth_rate is None else d * growth_rate)
             mu = jax.tree.map(lambda m, g: b1 * m + h.d * (1 - b1) * g, h.trees["mu"], h.g)
             nu = jax.tree.map(lambda v, g: b2 * v + h.d**2 * (1 - b2) * g * g, h.trees["nu"], h.g)
-            updates = jax.tree.map(lambda m, v: _step(rate, m, v, d * eps), mu, nu)
+            updates = jax.tree.map(lambda m, v: -quotient(rate * m, jnp.sqrt(v) + d * eps), mu, nu)
             trees = {"mu": mu, "nu": nu, "s": s, "p0": h.trees["p0"]}
             return Step(updates, rate, d, {"r": r, "d_max": d_max}, trees, idle)
 
         numbers = {"r": 0.0, "d_max": d0}
         decay = weight_decay, coupling, rules
         return estimating("prodigy", learning_rate, decay, d0, init, numbers, formula)
-
-
-def _step(rate: jax.Array, m: jax.Array, v: jax.Array, eps: ArrayLike) -> jax.Array:
-    divisor = jnp.sqrt(v) + eps
-    # Before the first gradient, or where d * eps rounds to 0, both are 0: no step.
-    return -rate * m / jnp.where(divisor == 0, 1.0, divisor)

@@ -40,7 +40,7 @@ from wdlab.preconditioners.matrix_scaling import (
     shape_factor,
 )
 from wdlab.preconditioners.matrix_view import MatrixView
-from wdlab.preconditioners.moments import one_minus_power
+from wdlab.preconditioners.moments import one_minus_power, rectification
 from wdlab.preconditioners.newton_schulz import newton_schulz
 from wdlab.preconditioners.orthogonalized import OrthogonalizeState, orthogonalize
 from wdlab.preconditioners.parameter_scale import (
@@ -98,6 +98,7 @@ __all__ = [
     "one_minus_power",
     "orthogonalize",
     "reduce_variance",
+    "rectification",
     "scale_by_adam",
     "scale_by_adan",
     "scale_by_ademamix",
