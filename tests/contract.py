@@ -103,6 +103,7 @@ def convention(name):
         rule = UNLIKE.get(key, rule)
     reads = name in ("optax.lamb", "torch.ASGD", "scion.Scion", "optax.contrib.sophia")
     reads = reads or ("dafactor" in name and name not in ABSOLUTE)
+    reads = reads or coupling in ("averaged", "d_lr") or name.startswith("dadaptation.")
     factors = {"scale": 0.0} if name in OF_MATRICES else {}
     factors |= {"kernel": (4 / 3) ** 0.5} if coupling.endswith("_by_shape") else {}
     return Member(make, rule, KAPPAS.get(coupling, KAPPAS["lr"]), factors, reads)
@@ -152,6 +153,9 @@ UNLIKE = {
     "after": twins.after_the_step,
     "none": None,
     "fixed": None,
+    "averaged": None,  # The decay reaches the weights through their average.
+    "d_lr": None,  # Times an estimate that only the optimizer knows.
+    **{f"dadaptation.DAdapt{name}": None for name in ("Adam", "SGD", "AdaGrad")},
     "in the trust ratio": None,
     "in the momentum": None,
     "keras.Adafactor": None,  # Its step measures the decayed weights.

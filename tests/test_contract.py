@@ -272,6 +272,9 @@ KEEPS_VALUES = {
     *("hyperball", "keep_initial_norm"),
     *("schedule_free", "schedule_free_sgd", "schedule_free_adamw", "prodigy, d_lr", "prodigy, l2"),
     *("dadapt_sgd, l2", "dadapt_adagrad, l2"),
+    *("dadaptation.DAdaptSGD", "dadaptation.DAdaptAdaGrad"),
+    *("prodigyopt.Prodigy", "optax.contrib.prodigy"),
+    *(name for name in CONVENTIONS if conventions.get(name).coupling == "averaged"),
 }
 
 

@@ -24,6 +24,14 @@ LIVE = frozenset(
             for name in ("AdamW", "NAdamW", "SGDW", "Lion", "Adan", "Adopt", "Mars", "Lamb", "Lars")
         ),
         "timm.NvNovoGrad",
+        *(
+            f"schedulefree.{name}ScheduleFree{kind}"
+            for name, kind in (("AdamW", ""), ("AdamW", "Reference"), ("SGD", ""), ("RAdam", ""))
+        ),
+        "prodigyopt.Prodigy",
+        *(f"dadaptation.DAdapt{name}" for name in ("Adam", "SGD", "AdaGrad", "Lion", "Adan")),
+        *(f"optax.contrib.schedule_free_{name}" for name in ("adamw", "sgd")),
+        *("optax.contrib.prodigy", "optax.contrib.dadapt_adamw"),
         *(f"mup.{name}" for name in ("MuSGD", "MuAdam", "MuAdamW")),
     }
 )
@@ -158,6 +166,14 @@ TWIN_VARIANTS = {
     ],
     # Its curvature comes in by a keyword argument: tests/preconditioners/test_sophia.py.
     "sophia.SophiaG": [{}, {"betas": (0.5, 0.9), "maximize": True}],
+    "schedulefree.AdamWScheduleFree": [
+        {"betas": (0.95, 0.9), "eps": 1e-3, "warmup_steps": 30, "r": 1.5, "weight_lr_power": 1.0}
+    ],
+    "schedulefree.AdamWScheduleFreeReference": [{"decay_at_z": True, "warmup_steps": 30}],
+    "schedulefree.SGDScheduleFree": [{}],
+    "schedulefree.RAdamScheduleFree": [{}, {"silent_sgd_phase": False, "betas": (0.9, 0.95)}],
+    "optax.contrib.schedule_free_adamw": [{}],
+    "optax.contrib.schedule_free_sgd": [{"b1": 0.5}],
     "paper.RAdam": [{}, {"betas": (0.9, 0.99), "eps": 1e-3}],
 }
 

@@ -9,6 +9,7 @@ import pytest
 import wdlab
 from tests.oracles.trajectories import SHAPES, gradients, initial_params, learning_rates
 from tests.twins.schedule_free import schedule_free as twin
+from wdlab import conventions
 from wdlab.optimizers import (
     adamw,
     schedule_free,
@@ -115,6 +116,17 @@ def test_in_bfloat16_the_average_goes_on_where_optax_s_stops():
 
     assert sums(theirs) == 256
     assert sums(ours) == 300
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_warm_up_of_optax_starts_at_zero_and_its_weights_a_step_later(name):
+    given = {"w": jnp.arange(4.0)}, {"w": jnp.ones(4)}, 6
+    arguments = {"warmup_steps": 4, "weight_decay": 0.5}
+    theirs, _ = run(getattr(optax.contrib, f"schedule_free_{name}")(0.1, **arguments), *given)
+    ours = conventions.build(f"optax.contrib.schedule_free_{name}", 0.1, **arguments)
+    np.testing.assert_allclose(run(ours, *given)[0]["w"], theirs["w"], rtol=2e-5)
+    reference = conventions.build("schedulefree.SGDScheduleFree", 0.1, **arguments)
+    assert abs(run(reference, *given)[0]["w"] - theirs["w"]).max() > 0.01
 
 
 def test_the_warm_up_is_that_of_the_reference():

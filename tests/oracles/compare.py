@@ -30,6 +30,8 @@ def deviation(run, name, hyperparameters, make, dtype, *, theirs_in=np.float64):
 
     params, grads = rounded(initial_params()), [rounded(tree) for tree in gradients()]
     rates = learning_rates()
+    if name == "dadaptation.DAdaptSGD":
+        rates = np.maximum(rates, 1e-9)  # The original fails at a rate of 0.
     theirs = run(name, hyperparameters, params, grads, rates, theirs_in)
     ours = run_wdlab.run(make, params, grads, rates, dtype)
     return relative_error(ours, theirs)

@@ -59,4 +59,32 @@ TIMM = {
         {"decoupled_decay": True, "corrected_weight_decay": True},
     ],
 }
-VARIANTS = {**OPTIMI, **TIMM}
+AVERAGES = {
+    "schedulefree.AdamWScheduleFree": [
+        {},
+        {"betas": (0.95, 0.9), "eps": 1e-3, "warmup_steps": 30, "r": 1.5, "weight_lr_power": 1.0},
+    ],
+    "schedulefree.AdamWScheduleFreeReference": [{}, {"decay_at_z": True, "warmup_steps": 30}],
+    "schedulefree.SGDScheduleFree": [{}, {"momentum": 0.5, "warmup_steps": 30, "r": 2.0}],
+    "schedulefree.RAdamScheduleFree": [{}, {"silent_sgd_phase": False, "betas": (0.9, 0.95)}],
+    "optax.contrib.schedule_free_adamw": [{}, {"b1": 0.5, "b2": 0.9, "weight_lr_power": 1.0}],
+    "optax.contrib.schedule_free_sgd": [{}, {"b1": 0.5}],
+}
+DISTANCES = {
+    "prodigyopt.Prodigy": [
+        {},
+        {"use_bias_correction": True, "d0": 0.1, "beta3": 0.9, "slice_p": 3, "growth_rate": 1.1},
+        {"decouple": False, "safeguard_warmup": True, "d_coef": 2.0, "d0": 0.1},
+    ],
+    "dadaptation.DAdaptAdam": [
+        {},
+        {"decouple": True, "use_bias_correction": True, "d0": 0.1, "growth_rate": 1.1},
+    ],
+    "dadaptation.DAdaptSGD": [{}, {"momentum": 0.9, "d0": 0.1, "growth_rate": 1.1}],
+    "dadaptation.DAdaptAdaGrad": [{}, {"momentum": 0.9, "d0": 0.1, "growth_rate": 1.1}],
+    "dadaptation.DAdaptLion": [{}, {"betas": (0.5, 0.8), "d0": 0.1}],
+    "dadaptation.DAdaptAdan": [{}, {"no_prox": True, "d0": 0.1, "betas": (0.9, 0.5, 0.95)}],
+    "optax.contrib.prodigy": [{}, {"beta3": 0.9, "estim_lr0": 0.1, "safeguard_warmup": True}],
+    "optax.contrib.dadapt_adamw": [{}, {"estim_lr0": 0.1, "betas": (0.5, 0.9)}],
+}
+VARIANTS = {**OPTIMI, **TIMM, **AVERAGES, **DISTANCES}

@@ -16,6 +16,9 @@ MODULES = {
     "lion_pytorch": "lion_pytorch",
     "pytorch_optimizer": "pytorch_optimizer",
     "optimi": "optimi",
+    "schedulefree": "schedulefree",
+    "prodigyopt": "prodigyopt",
+    "dadaptation": "dadaptation",
 }
 CLASSES = {"timm.AdamW": "AdamWLegacy"}
 
@@ -57,6 +60,8 @@ def run(name, hyperparameters, params, grads_per_step, lr_per_step, dtype):
     scheduled = "lr" not in hyperparameters
     first = {"lr": float(max(lr_per_step))} if scheduled else {}
     optimizer = optimizer_class(list(leaves.values()), **first, **hyperparameters)
+    if name.startswith("schedulefree."):
+        optimizer.train()
     trajectory = []
     for grads, lr in zip(grads_per_step, lr_per_step, strict=True):
         for leaf, parameter in leaves.items():

@@ -117,8 +117,10 @@ def error_of(name, variant, weight_decay, dtype):
     arguments = {**VARIANTS[name][variant], **({decay: weight_decay} if decay else {})}
     # SGD's weights leap to 1e3 at the spike and swing back through zero: float32 keeps the
     # rounding of the leap. torch's default epsilon of Adafactor is that of the weights' dtype.
-    # Optax's Sophia is wrapped: its 1 - b2 of a float32 b2 is ours too.
+    # Optax's Sophia is wrapped: its 1 - b2 of a float32 b2 is ours too. D-Adaptation's first
+    # steps of 1e-9 are lost in float32, theirs as ours.
     same = name in ("torch.SGD", "keras.SGD", "torch.Adafactor", "optax.contrib.sophia")
+    same = same or name == "dadaptation.DAdaptAdam"
     theirs_in = dtype if same else np.float64
     make = ours(name, arguments)
     return deviation(runner(name), name, arguments, make, dtype, theirs_in=theirs_in)

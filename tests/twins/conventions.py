@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from tests.twins import adam_relatives, muon_conventions, second_order
+from tests.twins import adam_relatives, muon_conventions, schedule_free, second_order
 
 
 def moments(g, state, b1, b2):
@@ -397,6 +397,7 @@ TWINS = {
     "paper.Adafactor": paper_adafactor,
     "paper.RAdam": paper_radam,
     **second_order.TWINS,
+    **schedule_free.TWINS,
 }
 
 
@@ -405,7 +406,7 @@ def run(name, arguments, params, grads_per_step, lr_per_step, peak, *, copies=1)
 
     ``copies`` is how many trees like this one the optimizer holds: of all is the global norm.
     """
-    step, h = TWINS[name], {**arguments, "peak": peak}
+    step, h = TWINS[name], {**arguments, "peak": peak, "rates": [float(lr) for lr in lr_per_step]}
     theta = {leaf: np.array(value, np.float64) for leaf, value in params.items()}
     state = {leaf: {} for leaf in theta}
     after = []

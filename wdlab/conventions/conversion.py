@@ -43,6 +43,14 @@ _WHY_NOT = {
         "adds it to the momentum, which keeps it and returns it over many steps: no number has the "
         "same shrink per step"
     ),
+    "averaged": (
+        "subtracts it from z, of which the weights are an average: an undriven weight shrinks by "
+        "less and less a step, so no number is equal"
+    ),
+    "d_lr": (
+        "multiplies it by its estimate d too, which the gradients decide in the run, so no number "
+        "is equal"
+    ),
     "none": "has no weight decay",
 }
 
@@ -200,6 +208,6 @@ def _l2_hint(convention: Convention, arguments: Mapping[str, Any]) -> str:
         other = "lambd" if "lambd" in arguments else "momentum"
         return f" with {other}={arguments[other]}; without {other} there is one"
     for switch in _SWITCHES:
-        if switch in arguments:
+        if switch in arguments and convention.power_for({**arguments, switch: True}) is not None:
             return f". With {switch}=True it is decoupled, and there is one"
     return ". Choose a decoupled convention, such as torch.AdamW"

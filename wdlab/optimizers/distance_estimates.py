@@ -75,7 +75,7 @@ def estimating(
       init: Parameters -> the trees of the state.
       numbers: The state's first numbers.
       formula: One step.
-      couplings: Those that the optimizer has: "d_lr", "proximal" (divides the stepped weight), "l2".
+      couplings: Those that it has: "d_lr", "proximal" (divides the stepped weight), "l2".
 
     >>> sign = lambda s: Step(jax.tree.map(jnp.sign, s.g), s.lr, s.d, {}, {}, False)
     >>> tx = estimating("mine", 0.5, (0.5, "d_lr", 1.0), 1.0, lambda p: {}, {}, sign)

@@ -117,7 +117,7 @@ _ADAM = "z <- z - lr_t (g(y) / (sqrt(v / c2) + eps) + lambda s y); "
 _OPTAX_TRAPS = (
     *_TRAPS[:2],
     "the average is weighted by the learning rate of the next step",
-    "b1 must be above 0; with bfloat16 weights the sum of the average's weights stops at 256 of them",
+    "b1 must be above 0; of bfloat16 weights the sum of the average's weights stops growing at 256",
 )
 
 CONVENTIONS = (
