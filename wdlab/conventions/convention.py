@@ -74,8 +74,7 @@ class Convention:
         :data:`wdlab.schedules.COUPLINGS`, or "parameter_scale" (fairseq's Adafactor),
         "proximal" (Adan: the stepped weight is divided by 1 + lr_t lambda), "trust_ratio" (LAMB),
         "leaf_rate" (LARS), "momentum" (NovoGrad), "lr_by_shape" (nanochat), "lr2_by_shape",
-        "averaged" (schedule-free: lr_t, in the sequence z that the weights average), "d_lr"
-        (Prodigy: the estimate d times lr_t), "fixed" (Scion), "none".
+        "averaged" (schedule-free), "d_lr" (Prodigy: d lr_t), "fixed" (Scion), "none".
       order: "before", "joint", "after" the step; "in the gradient", "in the trust ratio", "none".
         Before and joint are one where the step does not look at the weights.
       epsilon: Where epsilon is, in words.

@@ -39,12 +39,8 @@ def _common(request: Request) -> dict[str, Any]:
 
 
 def _prodigy(request: Request) -> optax.GradientTransformation:
-    (b1, b2), extra = pair(request), {}
-    if request.name == "optax.contrib.prodigy":
-        extra = {"d_coef": request["estim_lr_coef"], "bias_correction": True}
-    else:
-        extra = {"d_coef": request["d_coef"], "bias_correction": request["use_bias_correction"]}
-        extra["slice_every"] = request["slice_p"]
+    b1, b2 = pair(request)
+    of_optax = request.name.startswith("optax")
     return prodigy(
         rate_of(request),
         b1=b1,
@@ -52,8 +48,10 @@ def _prodigy(request: Request) -> optax.GradientTransformation:
         b3=request["beta3"],
         eps=request["eps"],
         safeguard_warmup=request["safeguard_warmup"],
-        rests_at_zero_rate=request.name != "optax.contrib.prodigy",
-        **extra,
+        d_coef=request["estim_lr_coef" if of_optax else "d_coef"],
+        bias_correction=request.arguments.get("use_bias_correction", True),
+        slice_every=request.arguments.get("slice_p", 1),
+        rests_at_zero_rate=not of_optax,
         **_common(request),
     )
 
@@ -111,7 +109,6 @@ _D_TRAP = (
     "the decay is multiplied by d too, which starts at 1e-6 and grows with the run: no number of "
     "another optimizer is equal"
 )
-_LR = {"learning_rate": 1.0}
 
 
 def _dadapt(
@@ -123,6 +120,7 @@ def _dadapt(
     traps: tuple[str, ...],
     **facts: Any,
 ) -> Convention:
+    place: dict[str, Any] = {"coupling": "d_lr", "order": "before", **facts}
     return Convention(
         name=f"dadaptation.{name}",
         version="dadaptation 3.2",
@@ -132,8 +130,8 @@ def _dadapt(
         refused=_REFUSED,
         traps=(*traps, *_ALL_TRAPS),
         make=make,
-        **_LR,
-        **{"coupling": "d_lr", "order": "before", **facts},
+        learning_rate=1.0,
+        **place,
     )
 
 
@@ -171,7 +169,7 @@ CONVENTIONS = (
         refused=_REFUSED,
         traps=(_D_TRAP, _RESTS, *_ALL_TRAPS),
         make=_prodigy,
-        **_LR,
+        learning_rate=1.0,
     ),
     _dadapt(
         "DAdaptAdam",
@@ -271,7 +269,7 @@ CONVENTIONS = (
             *_ALL_TRAPS,
         ),
         make=_prodigy,
-        **_LR,
+        learning_rate=1.0,
     ),
     Convention(
         name="optax.contrib.dadapt_adamw",
@@ -298,6 +296,6 @@ CONVENTIONS = (
             *_ALL_TRAPS,
         ),
         make=_adam,
-        **_LR,
+        learning_rate=1.0,
     ),
 )
