@@ -137,6 +137,8 @@ REQUIRED = {
     "praxis.sharded_adafactor": {"decay_method": "pow", "decay_pow": 0.8},
     "mars.MARS": {"optimize_1d": True},  # One decay for all leaves.
     "paper.AdamWR": {"first_steps": 10},
+    # Of the few gradients a factor has a null space: a small epsilon enlarges its rounding.
+    "distributed_shampoo.DistributedShampoo": {"epsilon": 1e-2},
     "galore.GaLoreAdamW": {"rank": 2, "update_proj_gap": 2},
     "apollo.APOLLOAdamW": {"rank": 2, "update_proj_gap": 2},
     "optax.contrib.sophia": {"hessian_diagonal_fn": optax.stateless(lambda g, _: squared(g))},
@@ -280,6 +282,7 @@ OWN = {
         reads_params=False
     ),
     "adafactor, parameter_scale": optimizer(optimizers.adafactor, "parameter_scale", twins.by_size),
+    "shampoo, lr": optimizer(optimizers.shampoo, "lr", eps=1e-2, refresh_every=2),
     "soap, lr": optimizer(optimizers.soap, "lr", refresh_every=2),
     "schedule_free": around(
         lambda tx: optimizers.schedule_free(tx, LR, r=0.5), rule=None, reads_params=True
@@ -334,6 +337,7 @@ OWN = {
     "scale_by_galore": directed(preconditioners.scale_by_galore(2, refresh_every=2)),
     "scale_by_apollo": directed(preconditioners.scale_by_apollo(2, refresh_every=2)),
     "scale_by_sophia": directed(preconditioners.scale_by_sophia()),
+    "scale_by_shampoo": directed(preconditioners.scale_by_shampoo(b2=0.9, eps=1e-2, block_size=3)),
     "scale_by_soap": directed(preconditioners.scale_by_soap(refresh_every=2)),
     "scale_by_stable_adam": directed(preconditioners.scale_by_stable_adam(0.9, 0.5)),
     "scale_by_leaf_norms": directed(preconditioners.scale_by_leaf_norms(amsgrad=True)),

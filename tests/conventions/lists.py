@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
+from wdlab.preconditioners import Grafting
+
 LIVE = frozenset(
     {
         *(f"torch.{name}" for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adafactor")),
@@ -163,6 +165,34 @@ TWIN_VARIANTS = {
         {"rank": 2, "proj": "svd", "scale": 4.0},
         {"rank": 1, "proj": "svd", "scale_type": "tensor", "scale": 128.0, "scale_front": True},
         {"rank": 3, "proj": "svd", "disable_nl": True, "correct_bias": False},
+    ],
+    "distributed_shampoo.DistributedShampoo": [
+        {"betas": (0.9, 0.95), "max_preconditioner_dim": 7, "grafting_config": Grafting("adam")},
+        {
+            "weight_decay_type": "CORRECTED",
+            "max_preconditioner_dim": 12,
+            "epsilon": 1e-6,
+            "precondition_frequency": 3,
+            "start_preconditioning_step": 10,
+            "grafting_config": Grafting("rmsprop", b2=0.9),
+            "iterate_averaging_config": {"momentum": 0.5, "dampening": 0.3, "use_nesterov": True},
+        },
+        {
+            "weight_decay_type": "INDEPENDENT",
+            "betas": (0.0, 0.9),
+            "use_bias_correction": False,
+            "max_preconditioner_dim": 16,
+            "target_parameter_dimensionality": 2,
+            "grafting_config": Grafting("adagrad"),
+        },
+        {
+            "weight_decay_type": "L2",
+            "beta3": 0.5,
+            "epsilon": 1e-4,
+            "target_parameter_dimensionality": 4,
+            "grafting_config": Grafting("sgd"),
+            "iterate_averaging_config": {"momentum": 0.9, "dampening": 0.0, "use_nesterov": False},
+        },
     ],
     # Its curvature comes in by a keyword argument: tests/preconditioners/test_sophia.py.
     "sophia.SophiaG": [{}, {"betas": (0.5, 0.9), "maximize": True}],

@@ -148,9 +148,98 @@ def sophia_g(p, g, state, t, lr, h):
     return p
 
 
+def merged_shape(shape, most, least_axes):
+    """From the last axis on, neighbours whose product is at most ``most``."""
+    left = [n for n in reversed(shape) if n != 1] or [1]
+    merged = left[:1]
+    for done, n in enumerate(left[1:], start=1):
+        if len(merged) + len(left) - done > least_axes and merged[-1] * n <= most:
+            merged[-1] *= n
+        else:
+            merged.append(n)
+    return tuple(reversed(merged))
+
+
+def split(x, most, axis=0):
+    """All blocks of at most ``most`` along every axis, as views of ``x``."""
+    if axis == x.ndim:
+        return [x]
+    parts = [
+        x[(slice(None),) * axis + (slice(i, i + most),)] for i in range(0, x.shape[axis], most)
+    ]
+    return [block for part in parts for block in split(part, most, axis + 1)]
+
+
+def inverse_root(a, root, eps):
+    values, vectors = np.linalg.eigh(a + eps * np.eye(len(a)))
+    if values.min() < eps:
+        values = values - values.min() + eps
+    return vectors * values ** (-1 / root) @ vectors.T
+
+
+def shampoo_block(g, own, t, h):
+    """The direction of one block, before decay and momentum."""
+    (b1, b2), beta3, graft = h["betas"], h["beta3"], h["grafting_config"]
+    beta3 = b1 if beta3 == -1 else beta3
+    every, start = h["precondition_frequency"], h["start_preconditioning_step"]
+    start = every if start == -1 else start
+    correct, root = h["use_bias_correction"], 2 * g.ndim
+    if not own:
+        own |= {"m": np.zeros_like(g), "v": np.zeros_like(g)}
+        own["factors"] = [np.zeros((n, n)) for n in g.shape]
+        own["roots"] = [np.eye(n) for n in g.shape]
+    weight = 1.0 if b2 == 1 else 1 - b2
+    own["factors"] = [b2 * f + weight * gram(g, i) for i, f in enumerate(own["factors"])]
+    if graft is not None and graft.method != "sgd":
+        rate = 1.0 if graft.method == "adagrad" else graft.formulas.b2
+        own["v"] = rate * own["v"] + (1.0 if rate == 1 else 1 - rate) * g * g
+    if t == start or (t > start and t % every == 0):
+        c2 = 1 - b2**t if correct and b2 < 1 else 1.0
+        own["roots"] = [inverse_root(f / c2, root, h["epsilon"]) for f in own["factors"]]
+    mean = g
+    if b1 != 0:
+        mean = beta3 * own["m"] + (1 - beta3) * g
+        own["m"] = b1 * own["m"] + (1 - b1) * g
+        mean = mean / (1 - beta3 * b1 ** (t - 1)) if correct else mean
+    other = mean
+    if graft is not None and graft.method != "sgd":
+        c2 = 1 - graft.formulas.b2**t if graft.method == "adam" else 1.0
+        other = mean / (np.sqrt(own["v"] / c2) + graft.eps)
+    if graft is not None and t < start:
+        return other
+    u = mean
+    for axis, matrix in enumerate(own["roots"]):
+        u = along(u, matrix, axis)
+    if graft is not None:
+        u = u * (np.linalg.norm(other) / (np.linalg.norm(u) + 1e-16))
+    return u
+
+
+def distributed_shampoo(p, g, state, t, lr, h):
+    kind, peak = h["weight_decay_type"], h["peak"]
+    if kind == "L2":
+        g = g + h["weight_decay"] * p
+    most = h["max_preconditioner_dim"]
+    shape = merged_shape(g.shape, most, h["target_parameter_dimensionality"])
+    u = np.zeros(shape)
+    pairs = zip(split(g.reshape(shape), most), split(u, most), strict=True)
+    for i, (block, place) in enumerate(pairs):
+        place[...] = shampoo_block(block, state.setdefault(i, {}), t, h)
+    u = u.reshape(g.shape)
+    alphas = {"L2": 0.0, "DECOUPLED": 1.0, "CORRECTED": lr / peak, "INDEPENDENT": 1 / peak}
+    u = u + h["weight_decay"] * alphas[kind] * p
+    classic = h["iterate_averaging_config"]
+    if classic is not None:
+        mu, rest = classic["momentum"], 1 - classic["dampening"]
+        state["M"] = mu * state.get("M", 0.0) + rest * u
+        u = rest * u + mu * state["M"] if classic["use_nesterov"] else state["M"]
+    return p - lr * u
+
+
 TWINS = {
     "soap.SOAP": soap,
     "galore.GaLoreAdamW": galore,
     "apollo.APOLLOAdamW": apollo,
     "sophia.SophiaG": sophia_g,
+    "distributed_shampoo.DistributedShampoo": distributed_shampoo,
 }

@@ -17,7 +17,7 @@ from wdlab.optimizers.muon_chain import branches_of, muon
 from wdlab.optimizers.muon_conversion import MuonNumbers, muon_from_adamw
 from wdlab.optimizers.prodigy_adam import prodigy
 from wdlab.optimizers.schedule_free_chains import schedule_free_adamw, schedule_free_sgd
-from wdlab.optimizers.second_order import soap
+from wdlab.optimizers.second_order import shampoo, soap
 from wdlab.optimizers.stable_decay import adams
 
 __all__ = [
@@ -51,5 +51,6 @@ __all__ = [
     "schedule_free_sgd",
     "sgd",
     "sgdw",
+    "shampoo",
     "soap",
 ]

@@ -20,6 +20,7 @@ from wdlab.preconditioners.clipping import (
 from wdlab.preconditioners.coefficients import COEFFICIENTS, CoefficientSet
 from wdlab.preconditioners.factored import FactoredAxes, FactoredEpsilon, scale_by_factored_rms
 from wdlab.preconditioners.galore import scale_by_galore
+from wdlab.preconditioners.grafting import Grafting
 from wdlab.preconditioners.heavy_ball import momentum
 from wdlab.preconditioners.leaf_norms import LeafNorm, ScaleByLeafNormsState, scale_by_leaf_norms
 from wdlab.preconditioners.lion import scale_by_lion
@@ -47,6 +48,7 @@ from wdlab.preconditioners.parameter_scale import (
     decay_weights_by_parameter_scale,
     scale_by_parameter_scale,
 )
+from wdlab.preconditioners.shampoo import ScaleByShampooState, scale_by_shampoo
 from wdlab.preconditioners.soap import ScaleBySoapState, scale_by_soap
 from wdlab.preconditioners.sophia import ScaleBySophiaState, scale_by_sophia
 from wdlab.preconditioners.stable_adam import RootEpsilon, StableAdamState, scale_by_stable_adam
@@ -83,6 +85,8 @@ __all__ = [
     "ScaleByLeafNormsState",
     "ScaleByNeuronRmsState",
     "ScaleByLowRankState",
+    "Grafting",
+    "ScaleByShampooState",
     "ScaleBySoapState",
     "ScaleBySophiaState",
     "StableAdamState",
@@ -113,6 +117,7 @@ __all__ = [
     "scale_by_nesterov_adam",
     "scale_by_neuron_rms",
     "scale_by_parameter_scale",
+    "scale_by_shampoo",
     "scale_by_soap",
     "scale_by_sophia",
     "scale_by_stable_adam",

@@ -4,12 +4,14 @@ A leaf of shape (m, n) has factors of shape (m, m) and (n, n). Leading axes that
 of a kind (layers under ``nn.scan``) are batches: each layer has factors of its own.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from wdlab.rules import decisions
 
@@ -103,6 +105,21 @@ def gram(x: jax.Array, layout: Layout, axis: int) -> jax.Array:
     )
 
 
+def accumulated(
+    x: jax.Array, layout: Layout, factors: Sequence[jax.Array], decay: ArrayLike
+) -> tuple[jax.Array, ...]:
+    """Returns the factors with ``x`` taken in: averages, or sums where ``decay`` is 1.
+
+    >>> layout = Layout((), (2,), (0,))
+    >>> accumulated(jnp.array([1.0, 2.0]), layout, [jnp.ones((2, 2))], 1.0)[0].tolist()
+    [[2.0, 3.0], [3.0, 5.0]]
+    """
+    rate = jnp.asarray(decay, x.dtype)
+    weight = jnp.where(rate == 1.0, 1.0, 1.0 - rate)
+    pairs = zip(factors, layout.factored, strict=True)
+    return tuple(rate * factor + weight * gram(x, layout, axis) for factor, axis in pairs)
+
+
 def act(x: jax.Array, layout: Layout, matrices: Sequence[jax.Array], *, back: bool) -> jax.Array:
     """Multiplies every factored axis by the rows of its matrix, or by its columns with ``back``.
 
@@ -121,6 +138,59 @@ def act(x: jax.Array, layout: Layout, matrices: Sequence[jax.Array], *, back: bo
 def _names(layout: Layout) -> tuple[str, str]:
     batches = len(layout.batch)
     return _LETTERS[:batches], _LETTERS[batches : batches + len(layout.core)]
+
+
+def inverse_root(factor: jax.Array, power: float, eps: jax.Array) -> jax.Array:
+    """Returns the power of a symmetric matrix plus ``eps`` times the identity, by ``eigh``.
+
+    Where the smallest eigenvalue is still below ``eps``, the spectrum is moved up to it.
+
+    >>> inverse_root(jnp.diag(jnp.array([4.0, 16.0])), -0.5, jnp.array(0.0)).tolist()
+    [[0.5, 0.0], [0.0, 0.25]]
+    """
+    small, identity = eps.astype(factor.dtype), jnp.eye(factor.shape[-1], dtype=factor.dtype)
+    values, vectors = jnp.linalg.eigh(factor + small * identity)
+    least = values[..., :1]
+    values = jnp.where(least < small, values - least + small, values)
+    turned = jnp.swapaxes(vectors, -1, -2)
+    return jnp.matmul(vectors * values[..., None, :] ** power, turned, precision="highest")
+
+
+@functools.partial(jax.jit, static_argnames="always", inline=True)
+def inverse_roots(
+    factors: Sequence[tuple[jax.Array, ...]],
+    roots: Sequence[tuple[jax.Array, ...]],
+    due: jax.Array,
+    correction: jax.Array,
+    eps: jax.Array,
+    *,
+    always: bool,
+) -> list[tuple[jax.Array, ...]]:
+    """Returns the inverse roots of all leaves, new ones where it is time, in one branch.
+
+    Args:
+      factors: Of each leaf. With k of them the power is -1/(2k).
+      roots: Those so far.
+      due: Whether it is time; bool, shape ().
+      correction: What the factors are divided by first.
+      eps: As in :func:`inverse_root`.
+      always: Whether it is time at every step.
+
+    >>> old, new = [(jnp.eye(1),)], [(jnp.full((1, 1), 4.0),)]
+    >>> one, zero = jnp.array(1.0), jnp.array(0.0)
+    >>> inverse_roots(new, old, jnp.array(True), one, zero, always=False)[0][0].tolist()
+    [[0.5]]
+    """
+
+    def computed() -> list[tuple[jax.Array, ...]]:
+        power = [-0.5 / len(leaf) for leaf in factors]
+        pairs = zip(factors, power, strict=True)
+        return [
+            tuple(inverse_root(f / correction.astype(f.dtype), p, eps) for f in leaf)
+            for leaf, p in pairs
+        ]
+
+    return computed() if always else jax.lax.cond(due, computed, lambda: list(roots))
 
 
 def per_axis(

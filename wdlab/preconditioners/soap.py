@@ -18,9 +18,9 @@ from wdlab.preconditioners.adam_formulas import AdamFormulas, StepScalars
 from wdlab.preconditioners.kronecker import (
     Layout,
     PerAxis,
+    accumulated,
     act,
     by_leaf,
-    gram,
     layouts_of,
     per_axis,
 )
@@ -164,11 +164,7 @@ class _Step(NamedTuple):
             rms = jnp.sqrt(jnp.mean(direction * direction, axis=axes, keepdims=True))
             direction = direction / (rms + 1e-30)
         direction = jnp.where(self.started, direction, 0.0).astype(gradient.dtype)
-        rate = jnp.asarray(self.factor_decay, grad.dtype)
-        factors = tuple(
-            rate * factor + (1.0 - rate) * gram(grad, layout, axis)
-            for factor, axis in zip(leaf.factors, layout.factored, strict=True)
-        )
+        factors = accumulated(grad, layout, leaf.factors, self.factor_decay)
         return direction.reshape(gradient.shape), _Leaf(mu, nu, factors, leaf.bases)
 
 
