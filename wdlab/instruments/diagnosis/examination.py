@@ -38,6 +38,7 @@ class LeafFacts:
     kinds: tuple[int, ...]
     terms: int  # Places in the program where the weight is multiplied by a number.
     follows_copy: bool  # Whether the update uses a copy of the first weights.
+    moves: bool  # Whether a gradient changes the weight in the run; also where that is not known.
 
     @property
     def size(self) -> int:
@@ -48,11 +49,6 @@ class LeafFacts:
     def decays(self) -> bool:
         """Whether anything is taken of the weight in the run."""
         return self.coupling == "gradient" or self.peak > 0
-
-    @property
-    def moves(self) -> bool:
-        """Whether a gradient changes the weight in the run; also where that is not known."""
-        return bool(np.any(np.nan_to_num(self.response, nan=1.0) != 0))
 
     @property
     def peak(self) -> float:
@@ -103,21 +99,21 @@ class Examination:
     roles_known: bool  # Whether roles come from the loss or the user, not from names.
     traced: TracedOptimizer | None  # None where the update cannot be traced.
     reason: str  # Why not.
-    parts: frozenset[str]  # Class names in the optimizer's state.
+    parts: tuple[str, ...]  # Class names in the optimizer's state.
     injected: dict[str, Any]  # Shapes of inject_hyperparams' numbers, by name.
     state_changes: tuple[str, ...] = ()
-    _cache: dict[Any, float] = field(default_factory=dict, repr=False)
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False)  # Of what is asked often.
 
     def update(self, leaf: LeafFacts, weight: float, gradient: float, step: int) -> float:
         """One update of a leaf, all weights and gradients being these; NaN where unknown."""
         if self.traced is None:
             return math.nan
         key = (leaf.kinds, weight, gradient, step)
-        if key not in self._cache:
+        if key not in self.cache:
             state = self.traced.after(self.traced.start(weight), np.asarray([step]))
             found, _ = self.traced.window(state, weight, gradient, leaf.kinds[:1])
-            self._cache[key] = float(np.ravel(found[0])[0])
-        return self._cache[key]
+            self.cache[key] = float(np.ravel(found[0])[0])
+        return self.cache[key]
 
     def busiest_step(self, leaf: LeafFacts) -> int:
         """The step of the run at which the leaf responds most, or else decays most."""
@@ -169,7 +165,7 @@ def examine(
         "learning_rate": learning_rate,
         "intended": intended,
         "roles_known": roles is not None,
-        "parts": frozenset(_names(jax.tree.structure(state))),
+        "parts": tuple(_names(jax.tree.structure(state))),
         "injected": injected(state),
     }
     try:
@@ -181,6 +177,7 @@ def examine(
     update = trace_update(tx, wide, jax.eval_shape(tx.init, wide), wide)
     terms = decay_terms(update, len(pairs))
     measured = measure(traced, grid)
+    stirs = functools.cache(lambda kinds: _stirs(traced, kinds))
     leaves = [
         LeafFacts(
             path=path,
@@ -194,6 +191,7 @@ def examine(
             kinds=found.kinds,
             terms=count,
             follows_copy=traced.copies(found.kinds[0])[0],
+            moves=bool(np.any(np.nan_to_num(found.response, nan=1.0))) or stirs(found.kinds),
         )
         for (path, leaf), found, count in zip(pairs, measured, terms, strict=True)
     ]
@@ -208,6 +206,18 @@ def by_size(leaves: Sequence[LeafFacts]) -> list[LeafFacts]:
     []
     """
     return sorted(leaves, key=lambda leaf: -leaf.size)
+
+
+def _stirs(traced: TracedOptimizer, kinds: tuple[int, ...]) -> bool:
+    """Whether gradients change anything after some steps, where they do not at once (SOAP)."""
+    state = still = traced.start(1.0)
+    for gradient in (1.0, -4.0, 16.0, -64.0):
+        update, state = traced.window(state, 1.0, gradient, kinds)
+        nothing, still = traced.window(still, 1.0, 0.0, kinds)
+        apart = np.nan_to_num(np.asarray(update) - np.asarray(nothing), nan=1.0)
+        if np.any(np.abs(apart) > 1e-12):
+            return True
+    return False
 
 
 def _role(path: str, leaf: Any, roles: dict[str, str] | None) -> str:

@@ -48,6 +48,7 @@ def _decays_between_updates(run: Examination) -> list[Finding]:
     """A decay outside MultiSteps: it acts at each of the k calls, the step at one of them."""
     if "MultiStepsState" not in run.parts or run.traced is None or run.traced.calls > 1:
         return []
+    # Measured from one call to the next, the step of the k-th is not seen.
     found = [x for x in run.leaves if x.peak and not np.any(np.nan_to_num(x.response, nan=1.0))]
     text = (
         "the decay of {} stands outside MultiSteps: it acts at every call, the step at one of "
@@ -134,7 +135,7 @@ def _not_measured(run: Examination) -> list[Finding]:
     """What cannot be known of this chain."""
     if run.traced is None:
         text = f"the update cannot be traced on these parameters: {run.reason}"
-        return [Finding("not_measured", "error", "", text, "pass the parameters as in training")]
+        return [Finding("not_measured", "warning", "", text, "pass the parameters as in training")]
     unknown = [x for x in run.leaves if x.coupling == "unknown" or np.isnan(x.shrink).all()]
     text = "what decays of {} cannot be measured: the update looks at more than sizes"
     return of_leaves("not_measured", "note", [x for x in unknown if not x.peak], text)
@@ -150,19 +151,28 @@ def _divided_out(run: Examination, leaf: LeafFacts) -> bool:
 
 def _clipped(run: Examination, leaf: LeafFacts) -> bool:
     """Whether the decay, what both signs of a gradient share, is smaller for large gradients."""
+
+    def even(weight: float, step: int) -> float:
+        return sum(run.update(leaf, weight, g, step) for g in (1e6, -1e6)) / 2
+
     for step in (run.busiest_step(leaf), run.steps // 4):
-        still = run.update(leaf, 1e-3, 0.0, step)
-        pair = [run.update(leaf, 1e-3, g, step) for g in (1e6, -1e6)]
-        even, size = sum(pair) / 2, abs(pair[0] - pair[1]) / 2
-        known = math.isfinite(still + even) and abs(still) > 1e-9 * size
-        if known and abs(even) < 0.5 * abs(still) and run.is_normalized(leaf):
+        still, driven, larger = (
+            run.update(leaf, 1e-3, 0.0, step),
+            even(1e-3, step),
+            even(1e-2, step),
+        )
+        size = abs(run.update(leaf, 1e-3, 1e6, step))
+        known = math.isfinite(still + driven + larger) and abs(still) > 1e-9 * size
+        # A trust ratio, as LAMB's, grows with the weights: it is another thing.
+        clip = abs(larger) < 30 * abs(driven)
+        if known and clip and abs(driven) < 0.5 * abs(still) and run.is_normalized(leaf):
             return True
     return False
 
 
 def _is_nadam(run: Examination, leaf: LeafFacts) -> bool:
     match = nearest_convention(run, leaf)
-    return match is not None and match.exact and "NAdam" in match.name
+    return match is not None and match.exact and "nesterov" in match.arguments
 
 
 CHECKS = (

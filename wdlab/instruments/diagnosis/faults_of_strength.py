@@ -53,7 +53,8 @@ def _does_nothing(run: Examination) -> list[Finding]:
         return []
     strongest = max(weak, key=lambda leaf: leaf.total_shrink)
     match = nearest_convention(run, strongest)
-    strength = _strength(run, strongest, match) if match and match.learning_rate else 0.0
+    known = match is not None and match.exact and match.learning_rate
+    strength = _strength(run, strongest, match) if known and match else 0.0
     default = strength and abs(strength / _OPTAX_DEFAULT - 1) < 0.01
     text = (
         f"the decay of {{}} takes {strongest.total_shrink:.2g} of a weight in the whole run: it "
@@ -75,7 +76,7 @@ def _goes_on_alone(run: Examination) -> list[Finding]:
         alone = (leaf.response == 0) & (np.nan_to_num(leaf.shrink) > 0)
         last = leaf.steps >= leaf.steps[-1] if not alone[-1] else _tail(alone)
         lost = np.diff(leaf.steps, append=leaf.steps[-1] + 1)[alone & last].sum()
-        if leaf.moves and alone[-1] and lost > 0.01 * run.steps:
+        if leaf.response.any() and alone[-1] and lost > 0.01 * run.steps:
             found.append((leaf, int(leaf.steps[np.argmax(last)])))
     if not found:
         return []

@@ -16,15 +16,18 @@ from wdlab.instruments.diagnosis.examination import Examination, LeafFacts
 from wdlab.instruments.plans import TracedOptimizer, shares
 
 Array = Any
-# Small, so that no clipping by a norm acts; of both signs and of several sizes.
-_GRADIENTS = 1e-6 * np.asarray([1.0, -0.3, 4.0, 0.5, -2.0, 1.0])
+# Of both signs and of several sizes. Small, so that no clipping by a norm acts; large; and large
+# ones as a clipping by a norm leaves them.
+_SEQUENCE = np.asarray([1.0, -0.3, 4.0, 0.5, -2.0, 1.0])
+_SMALL, _LARGE, _CLIPPED = 1e-6 * _SEQUENCE, _SEQUENCE, 1e-2 * np.sign(_SEQUENCE)
 _BETAS = ((0.9, 0.999), (0.9, 0.95), (0.9, 0.98), (0.9, 0.99), (0.95, 0.95))
 # The same step under several names stands here under one.
 CANDIDATES: tuple[tuple[str, dict[str, Any]], ...] = (
     *(("torch.AdamW", {"betas": betas}) for betas in _BETAS),
     *(("torch.AdamW", {"betas": betas, "eps": 1e-9}) for betas in ((0.9, 0.98), (0.9, 0.999))),
     *(("fairseq.Adam", {"betas": betas}) for betas in _BETAS[:2]),
-    *(("timm.NAdamW", {"betas": betas}) for betas in _BETAS[:2]),
+    ("timm.NAdamW", {}),
+    ("optax.adamw", {"nesterov": True}),
     ("torch.NAdam", {}),
     ("torch.RAdam", {}),
     ("bert.AdamWeightDecayOptimizer", {}),
@@ -34,9 +37,16 @@ CANDIDATES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("torch.RMSprop", {}),
     ("torch.Adagrad", {}),
     ("optax.adafactor", {}),
+    ("torch.Adafactor", {}),
 )
 # What the first moment's decay is called, and its default.
-_MOMENTUM = {"torch.SGD": 0.0, "torch.RMSprop": 0.0, "torch.Adagrad": 0.0, "optax.adafactor": 0.0}
+_MOMENTUM = {
+    "torch.SGD": 0.0,
+    "torch.RMSprop": 0.0,
+    "torch.Adagrad": 0.0,
+    "optax.adafactor": 0.0,
+    "torch.Adafactor": 0.0,
+}
 _EXACT, _NEAR = 1e-4, 0.15
 
 
@@ -75,24 +85,49 @@ def nearest_convention(run: Examination, leaf: LeafFacts) -> Match | None:
     """
     if run.traced is None or leaf.coupling == "gradient":
         return None  # An L2 term acts on every step.
+    found = [_compared(run, leaf, name, arguments) for name, arguments in CANDIDATES]
+    best = min(found, key=lambda match: match.error)
+    return best if best.error < _NEAR else None
+
+
+def _compared(run: Examination, leaf: LeafFacts, name: str, arguments: dict[str, Any]) -> Match:
+    """The match with one candidate: the worst of its errors, infinite where there is no answer."""
     start = run.busiest_step(leaf)
-    own, first, _ = _answers(run.traced, leaf.kinds[:1], start)
-    found: list[Match] = []
-    if not np.all(np.isfinite(own)) or not np.any(own):
-        return None
-    for name, arguments in CANDIDATES:
-        theirs, unit = _of_candidate(name, tuple(arguments.items()), start)
-        rates = first / unit  # The learning rate of each of the steps.
-        if not np.all(np.isfinite(rates)):
-            continue
-        expected = theirs * rates
-        scale = np.max(np.abs(own)) or 1.0
-        error = float(np.max(np.abs(own - expected)) / scale)
-        betas = arguments.get("betas", (0.9, 0.999))
-        momentum = arguments.get("momentum", _MOMENTUM.get(name, betas[0]))
-        found.append(Match(name, arguments, error, abs(float(rates[0])), momentum))
-    best = min(found, key=lambda match: match.error, default=None)
-    return best if best is not None and best.error < _NEAR else None
+    error, rate = _error(run, leaf, (name, arguments), start, _SMALL, _SMALL)
+    for other in (start, 0):
+        if error < _NEAR:
+            tried = [
+                _error(run, leaf, (name, arguments), other, _LARGE, seen)[0]
+                for seen in (_LARGE, _CLIPPED)
+            ]
+            error = max(error, min(tried))
+    momentum = arguments.get("momentum", _MOMENTUM.get(name, arguments.get("betas", (0.9,))[0]))
+    return Match(name, arguments, error, rate, momentum)
+
+
+def _error(
+    run: Examination, leaf: LeafFacts, candidate: Any, start: int, given: Array, seen: Array
+) -> tuple[float, float]:
+    """How far the leaf's steps are from the candidate's, and the first one's learning rate.
+
+    Args:
+      run: The examination.
+      leaf: Its leaf.
+      candidate: Name and arguments.
+      start: The step from which on they are compared.
+      given: The gradients that the leaf gets.
+      seen: What the candidate gets: these, or those after a clipping.
+    """
+    name, arguments = candidate
+    key = ("answers", leaf.kinds, start, given.tobytes())
+    if key not in run.cache:
+        run.cache[key] = _answers(run.traced, leaf.kinds[:1], start, given)
+    own, first = run.cache[key]
+    theirs, unit = _of_candidate(name, tuple(arguments.items()), start, tuple(seen))
+    with np.errstate(all="ignore"):
+        rates = np.where(first == 0, 0.0, first / unit)  # The learning rate of each of the steps.
+        error = np.max(np.abs(own - theirs * rates)) / np.max(np.abs(own))
+    return (float(error), abs(float(rates[0]))) if np.isfinite(error) else (np.inf, 0.0)
 
 
 def learning_rates(run: Examination, leaf: LeafFacts, match: Match) -> Array:
@@ -112,28 +147,25 @@ def learning_rates(run: Examination, leaf: LeafFacts, match: Match) -> Array:
     return found * (match.learning_rate / busiest)  # A clip at a gradient of 1 divides all alike.
 
 
-def _answers(traced: TracedOptimizer, kinds: Any, start: int) -> tuple[Array, Array, Array]:
-    """The steps for _GRADIENTS in a row without the decay, those from a fresh state, the decay."""
-    rows, fresh, shrinks = [], [], []
-    state = traced.after(traced.start(1.0), np.asarray([start]))
-    still = traced.after(traced.start(1.0), np.asarray([start]))
-    for n, gradient in enumerate(_GRADIENTS):
+def _answers(traced: Any, kinds: Any, start: int, given: Array) -> tuple[Array, Array]:
+    """The steps for gradients in a row without the decay, and those from a fresh state each."""
+    rows, fresh = [], []
+    begun = traced.start(1.0)
+    state = still = traced.after(begun, np.asarray([start]))
+    for n, gradient in enumerate(given):
         update, state = traced.window(state, 1.0, gradient, kinds)
         nothing, still = traced.window(still, 1.0, 0.0, kinds)
-        alone = traced.after(traced.start(1.0), np.asarray([start + n]))
-        once, _ = traced.window(alone, 1.0, _GRADIENTS[0], kinds)
+        alone = traced.after(begun, np.asarray([start + n]))
+        once, _ = traced.window(alone, 1.0, given[0], kinds)
         base = float(np.nan_to_num(np.ravel(nothing[0])[0]))
         rows.append(float(np.ravel(update[0])[0]) - base)
         fresh.append(float(np.ravel(once[0])[0]) - base)
-        shrinks.append(-base)
-    return np.asarray(rows), np.asarray(fresh), np.asarray(shrinks)
+    return np.asarray(rows), np.asarray(fresh)
 
 
-@functools.lru_cache(maxsize=512)
-def _of_candidate(name: str, arguments: tuple, start: int) -> tuple[Array, Array]:
-    traced = _traced_candidate(name, arguments)
-    rows, fresh, _ = _answers(traced, (0,), start)
-    return rows, fresh
+@functools.lru_cache(maxsize=2048)
+def _of_candidate(name: str, arguments: tuple, start: int, given: tuple) -> tuple[Array, Array]:
+    return _answers(_traced_candidate(name, arguments), (0,), start, np.asarray(given))
 
 
 @functools.cache
