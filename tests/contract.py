@@ -102,6 +102,7 @@ def convention(name):
     for key in (known.order, coupling, name):
         rule = UNLIKE.get(key, rule)
     reads = name in ("optax.lamb", "torch.ASGD", "scion.Scion", "optax.contrib.sophia")
+    reads = reads or name in ("bitsandbytes.LAMB", "bitsandbytes.LARS")
     reads = reads or ("dafactor" in name and name not in ABSOLUTE)
     reads = reads or coupling in ("averaged", "d_lr") or name.startswith("dadaptation.")
     factors = {"scale": 0.0} if name in OF_MATRICES else {}
@@ -135,6 +136,7 @@ REQUIRED = {
     "axlearn.adamw": {"b1": 0.9, "b2": 0.95, "eps": 1e-8},
     "axlearn.adamw_decoupled": {"b1": 0.9, "b2": 0.95, "eps": 1e-8},
     "praxis.sharded_adafactor": {"decay_method": "pow", "decay_pow": 0.8},
+    **{f"bitsandbytes.{name}": {"momentum": 0.9} for name in ("SGD", "LARS")},
     "mars.MARS": {"optimize_1d": True},  # One decay for all leaves.
     "paper.AdamWR": {"first_steps": 10},
     # Of the few gradients a factor has a null space: a small epsilon enlarges its rounding.
@@ -165,6 +167,7 @@ UNLIKE = {
     "lr_by_shape": twins.cautious,
     "lr2_by_shape": twins.cautious,
     "proximal": twins.proximal,
+    "bitsandbytes.LARS": None,  # Bounded by a norm without the decay.
     "optimi.StableAdamW": None,  # Divided by the gradients' size.
     "mup.MuSGD": None,  # By widths, which mu_sgd and mu_adam below test.
     "mup.MuAdam": None,

@@ -87,4 +87,31 @@ DISTANCES = {
     "optax.contrib.prodigy": [{}, {"beta3": 0.9, "estim_lr0": 0.1, "safeguard_warmup": True}],
     "optax.contrib.dadapt_adamw": [{}, {"estim_lr0": 0.1, "betas": (0.5, 0.9)}],
 }
-VARIANTS = {**OPTIMI, **TIMM, **AVERAGES, **DISTANCES}
+BITSANDBYTES = {
+    "bitsandbytes.Adam": [{}, {"betas": (0.5, 0.95), "eps": 1e-3}],
+    "bitsandbytes.AdamW": [{}],
+    "bitsandbytes.AdEMAMix": [{}, {"alpha": 8.0, "t_alpha": 90, "t_beta3": 150}],
+    "bitsandbytes.Lion": [{}, {"betas": (0.5, 0.8)}],
+    "bitsandbytes.SGD": [{"momentum": 0.9}, {"momentum": 0.5, "nesterov": True, "dampening": 0.3}],
+    "bitsandbytes.RMSprop": [{}, {"alpha": 0.9, "momentum": 0.9}],
+    "bitsandbytes.Adagrad": [{}, {"eps": 1e-2}],
+}
+TORCHAO = {
+    "torchao._AdamW": [{}, {"amsgrad": True, "betas": (0.5, 0.95)}],
+    **{f"torchao.AdamW{bits}": [{}] for bits in ("8bit", "4bit", "Fp8")},
+    **{f"torchao.Adam{bits}": [{}] for bits in ("8bit", "4bit", "Fp8")},
+}
+VARIANTS = {**OPTIMI, **TIMM, **AVERAGES, **DISTANCES, **BITSANDBYTES, **TORCHAO}
+# Those that compute in float32 whatever the weights' dtype, with the bound on the deviation of ours
+# in float64. SGD's weights leap to 1e3 at the spike: torch.SGD in float32 is 4.8e-6 off as well.
+# torchao's 1 - b2**t is a difference of float32 numbers, 1.3e-5 off, and its steps half of that.
+IN_FLOAT32 = {
+    **dict.fromkeys(BITSANDBYTES, 2e-6),
+    "bitsandbytes.SGD": 6e-6,
+    **dict.fromkeys(TORCHAO, 7e-6),
+}
+# What the originals take and ignore, and the registry does not have.
+IGNORED = {
+    "bitsandbytes.SGD": ("nesterov", "dampening"),
+    "bitsandbytes.RMSprop": ("momentum",),
+}

@@ -1,5 +1,6 @@
 """Runs optimizers of PyTorch's interface: torch, transformers, lion-pytorch, optimi and others."""
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -19,6 +20,8 @@ MODULES = {
     "schedulefree": "schedulefree",
     "prodigyopt": "prodigyopt",
     "dadaptation": "dadaptation",
+    "bitsandbytes": "bitsandbytes.optim",
+    "torchao": "torchao.optim.adam",
 }
 CLASSES = {"timm.AdamW": "AdamWLegacy"}
 
@@ -62,14 +65,21 @@ def run(name, hyperparameters, params, grads_per_step, lr_per_step, dtype):
     optimizer = optimizer_class(list(leaves.values()), **first, **hyperparameters)
     if name.startswith("schedulefree."):
         optimizer.train()
+    # torchao compiles its step, which takes a C++ compiler and minutes.
+    compiles = name.startswith("torchao")
+    eager = torch.compiler.set_stance("force_eager") if compiles else contextlib.nullcontext()
     trajectory = []
     for grads, lr in zip(grads_per_step, lr_per_step, strict=True):
         for leaf, parameter in leaves.items():
             parameter.grad = torch.from_numpy(np.array(grads[leaf], dtype))
         if scheduled:
             for group in optimizer.param_groups:
-                group["lr"] = float(lr)
-        optimizer.step()
+                if isinstance(group["lr"], torch.Tensor):  # torchao keeps it as one.
+                    group["lr"].fill_(float(lr))
+                else:
+                    group["lr"] = float(lr)
+        with eager:
+            optimizer.step()
         trajectory.append(
             {leaf: p.detach().numpy().astype(np.float64) for leaf, p in leaves.items()}
         )

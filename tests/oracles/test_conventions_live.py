@@ -103,7 +103,8 @@ def runner(name):
 def ours(name, arguments):
     arguments = dict(arguments)
     relative = "lr" in arguments
-    arguments.pop("lr", None)
+    for ignored in ("lr", *package_variants.IGNORED.get(name, ())):
+        arguments.pop(ignored, None)
     return lambda rate: conventions.build(
         name,
         None if relative else rate,
@@ -132,14 +133,18 @@ def test_equals_the_package_in_float64(name, variant, weight_decay, record_prope
     scale = 0.1 if name == "optax.adafactor" else 1.0  # Per step: the rate is no factor.
     error = error_of(name, variant, weight_decay * scale, np.float64)
     record_property("error", f"{error:.1e}")
-    assert error <= BOUNDS[np.float32 if name in PARTLY_FLOAT32 else np.float64]
+    bound = BOUNDS[np.float32 if name in PARTLY_FLOAT32 else np.float64]
+    assert error <= package_variants.IN_FLOAT32.get(name, bound)
 
 
 @pytest.mark.parametrize(("name", "variant"), CASES)
 def test_equals_the_package_in_float32(name, variant, record_property):
     error = error_of(name, variant, 1e-2, np.float32)
     record_property("error", f"{error:.1e}")
-    assert error <= BOUNDS[np.float32]
+    bound = BOUNDS[np.float32]
+    if name in package_variants.IN_FLOAT32:  # Both sides round.
+        bound += package_variants.IN_FLOAT32[name]
+    assert error <= bound
 
 
 # Of Keras' other optimizers the directions are arguments of scale_by_adam.

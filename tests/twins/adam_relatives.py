@@ -316,6 +316,85 @@ def apex_novograd(p, g, state, t, lr, h):
     return p - lr * (state["m"] / c1 / denominator + decay * p)
 
 
+def plain_adam(g, state, t, betas, eps, amsgrad=False):
+    (b1, b2) = betas
+    state["m"] = state.get("m", 0.0) + (1 - b1) * (g - state.get("m", 0.0))
+    state["v"] = state.get("v", 0.0) + (1 - b2) * (g * g - state.get("v", 0.0))
+    v = state["v"]
+    if amsgrad:
+        v = state["top"] = np.maximum(state.get("top", 0.0), v)
+    return state["m"] / (1 - b1**t) / (np.sqrt(v) / math.sqrt(1 - b2**t) + eps)
+
+
+def torchao_adam(p, g, state, t, lr, h):
+    g = g + h["weight_decay"] * p
+    return p - lr * plain_adam(g, state, t, h["betas"], h["eps"], h["amsgrad"])
+
+
+def torchao_adamw(p, g, state, t, lr, h):
+    p = p - lr * h["weight_decay"] * p
+    return p - lr * plain_adam(g, state, t, h["betas"], h["eps"], h["amsgrad"])
+
+
+def bnb_adam(p, g, state, t, lr, h):
+    p = p * (1 - lr * h["weight_decay"])
+    return p - lr * plain_adam(g, state, t, h["betas"], h["eps"])
+
+
+def bnb_ademamix(p, g, state, t, lr, h):
+    b1, b2, b3 = h["betas"]
+    alpha, over, rise = h["alpha"], h["t_alpha"], h["t_beta3"]
+    if over:
+        alpha = min(t * alpha / over, alpha)
+    if rise:
+        logs, a = (math.log(b1), math.log(b3)), t / rise
+        b3 = min(math.exp(logs[0] * logs[1] / ((1 - a) * logs[1] + a * logs[0])), b3)
+    p = p * (1 - lr * h["weight_decay"])
+    numbers = {"b1": b1, "b2": b2, "eps": h["eps"]}
+    return p - lr * ademamix_step(g, state, t, numbers, b3, alpha)
+
+
+def bnb_lion(p, g, state, t, lr, h):
+    (b1, b2), m = h["betas"], state.get("m", 0.0 * g)
+    p = p * (1 - lr * h["weight_decay"]) - lr * np.sign(b1 * m + (1 - b1) * g)
+    state["m"] = b2 * m + (1 - b2) * g
+    return p
+
+
+def bnb_sgd(p, g, state, t, lr, h):
+    g = g + h["weight_decay"] * p
+    state["b"] = g if t == 1 else h["momentum"] * state["b"] + g
+    return p - lr * state["b"]
+
+
+def bnb_rmsprop(p, g, state, t, lr, h):
+    g = g + h["weight_decay"] * p
+    state["v"] = h["alpha"] * state.get("v", 0.0) + (1 - h["alpha"]) * g * g
+    return p - lr * g / (np.sqrt(state["v"]) + h["eps"])
+
+
+def bnb_adagrad(p, g, state, t, lr, h):
+    g = g + h["weight_decay"] * p
+    state["v"] = state.get("v", 0.0) + g * g
+    return p - lr * g / (np.sqrt(state["v"]) + h["eps"])
+
+
+def bnb_lamb(p, g, state, t, lr, h):
+    """The CUDA kernels: a pass for the norm of the update, then the update, then the decay."""
+    update = plain_adam(g, state, t, h["betas"], h["eps"])
+    length, most = norm(update), h["max_unorm"] * norm(p)
+    p = p - lr * (most / length if length > most else 1.0) * update
+    return p * (1 - lr * h["weight_decay"])
+
+
+def bnb_lars(p, g, state, t, lr, h):
+    """The CUDA kernels: the pass for the norm does not see the decay of this step."""
+    measured = g if t == 1 else h["momentum"] * state["b"] + g
+    length, most = norm(measured), h["max_unorm"] * norm(p)
+    state["b"] = measured + h["weight_decay"] * p
+    return p - lr * (most / length if length > most else 1.0) * state["b"]
+
+
 TWINS = {
     "ademamix.AdEMAMix": ademamix,
     "ademamix.ademamix": ademamix_optax,
@@ -337,4 +416,16 @@ TWINS = {
     "timm.NvNovoGrad": timm_novograd,
     "apex.FusedLAMB": apex_lamb,
     "apex.FusedNovoGrad": apex_novograd,
+    "bitsandbytes.Adam": bnb_adam,
+    "bitsandbytes.AdamW": bnb_adam,
+    "bitsandbytes.AdEMAMix": bnb_ademamix,
+    "bitsandbytes.Lion": bnb_lion,
+    "bitsandbytes.SGD": bnb_sgd,
+    "bitsandbytes.RMSprop": bnb_rmsprop,
+    "bitsandbytes.Adagrad": bnb_adagrad,
+    "bitsandbytes.LAMB": bnb_lamb,
+    "bitsandbytes.LARS": bnb_lars,
+    "torchao._AdamW": torchao_adamw,
+    **{f"torchao.AdamW{bits}": torchao_adamw for bits in ("8bit", "4bit", "Fp8")},
+    **{f"torchao.Adam{bits}": torchao_adam for bits in ("8bit", "4bit", "Fp8")},
 }

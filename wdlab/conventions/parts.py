@@ -12,7 +12,7 @@ from wdlab._core.probing import trusted
 from wdlab._core.transformation import with_extra_args
 from wdlab.conventions.convention import Request
 from wdlab.optimizers import assemble
-from wdlab.preconditioners import momentum, scale_by_adam
+from wdlab.preconditioners import momentum, scale_by_adam, scale_by_lion
 from wdlab.schedules import (
     ScalarOrSchedule,
     Schedule,
@@ -125,6 +125,25 @@ def with_decay(
         request.name, direction, rate, decay, coupling, request.rules, complex_ok=complex_ok
     )
     return maximized(request, tx)
+
+
+def adam_with_decay(request: Request) -> optax.GradientTransformation:
+    """Torch's Adam, with or without ``bias_correction``, and the decay of the coupling.
+
+    >>> from wdlab import conventions
+    >>> tx = adam_with_decay(conventions.get("bitsandbytes.AdamW").request(0.1, {}))
+    """
+    correction = request.arguments.get("bias_correction", True)
+    return with_decay(request, adam_direction(request, bias_correction=correction))
+
+
+def lion_with_decay(request: Request) -> optax.GradientTransformation:
+    """Lion, and the decay of the coupling.
+
+    >>> from wdlab import conventions
+    >>> tx = lion_with_decay(conventions.get("lion_pytorch.Lion").request(0.1, {}))
+    """
+    return with_decay(request, scale_by_lion(*pair(request)))
 
 
 def maximized(request: Request, tx: optax.GradientTransformation) -> optax.GradientTransformation:

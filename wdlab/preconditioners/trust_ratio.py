@@ -73,7 +73,9 @@ def scale_by_trust_ratio(
     return _measured("scale_by_trust_ratio", ratio, rules)
 
 
-def clip_by_weight_norm(max_ratio: ArrayLike) -> optax.GradientTransformation:
+def clip_by_weight_norm(
+    max_ratio: ArrayLike, *, measure: Callable[[PyTree, PyTree], PyTree] | None = None
+) -> optax.GradientTransformation:
     r"""Bounds the norm of each leaf's update by a share of the norm of its weights.
 
     One step is :math:`u \leftarrow u \min(1, c\lVert\theta\rVert / \lVert u\rVert)`: a leaf that is
@@ -81,6 +83,7 @@ def clip_by_weight_norm(max_ratio: ArrayLike) -> optax.GradientTransformation:
 
     Args:
       max_ratio: ``c`` > 0: 1 for bitsandbytes' LAMB, 0.02 for its LARS.
+      measure: Of updates and params, a tree like the updates whose norms are taken instead.
 
     Raises:
       TypeError, ValueError: If it is no number above 0; from ``update`` without ``params``.
@@ -97,7 +100,7 @@ def clip_by_weight_norm(max_ratio: ArrayLike) -> optax.GradientTransformation:
     def bound(size: jax.Array, length: jax.Array) -> jax.Array:
         return jnp.minimum(like(max_ratio, size) * size / jnp.where(length > 0, length, 1), 1)
 
-    return _measured("clip_by_weight_norm", bound, ALL)
+    return _measured("clip_by_weight_norm", bound, ALL, measure)
 
 
 def scale_by_lars(
@@ -175,21 +178,25 @@ def scale_by_lars(
 
 
 def _measured(
-    name: str, ratio: Callable[[jax.Array, jax.Array], jax.Array], rules: PyTree
+    name: str,
+    ratio: Callable[[jax.Array, jax.Array], jax.Array],
+    rules: PyTree,
+    measure: Callable[[PyTree, PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformation:
     """Multiplies each leaf's update by ``ratio(norm of weights, norm of update)``."""
     rules = normalize_rules(rules)
 
-    def scale(update: jax.Array, decision: Any) -> jax.Array:
+    def scale(update: jax.Array, of: jax.Array, decision: Any) -> jax.Array:
         if is_fixed(update) or decision.scale == 0:
             return update
-        factor = ratio(_norm(decision.leaf), _norm(update))
+        factor = ratio(_norm(decision.leaf), _norm(of))
         return (update.astype(working_dtype(update)) * factor).astype(update.dtype)
 
     def measured(updates: PyTree, params: PyTree | None) -> PyTree:
         require_params(name, params)
         leaves, treedef = jax.tree.flatten(updates)
-        return treedef.unflatten(map(scale, leaves, decisions(params, rules)))
+        of = leaves if measure is None else jax.tree.leaves(measure(updates, params))
+        return treedef.unflatten(map(scale, leaves, of, decisions(params, rules)))
 
     return with_extra_args(optax.stateless(measured))
 

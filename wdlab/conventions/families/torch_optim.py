@@ -5,7 +5,7 @@ from typing import Any
 import optax
 
 from wdlab.conventions.convention import CORRECTED, HAT, OUTSIDE, Convention, Request
-from wdlab.conventions.parts import adam_direction, with_decay
+from wdlab.conventions.parts import adam_direction, adam_with_decay, with_decay
 
 _SOURCE = "https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/{}.py"
 _VERSION = "torch 2.13.0"
@@ -15,10 +15,6 @@ L2_TRAP = (
     "weight_decay is an L2 gradient: the preconditioner divides it by the gradient's own size, so "
     "no decoupled number is equal to it"
 )
-
-
-def _adam(request: Request) -> optax.GradientTransformation:
-    return with_decay(request, adam_direction(request))
 
 
 def _nadam(request: Request) -> optax.GradientTransformation:
@@ -60,7 +56,7 @@ CONVENTIONS = (
             "decoupled_weight_decay": False,
         },
         traps=(L2_TRAP, _SWITCH + "two meanings"),
-        make=_adam,
+        make=adam_with_decay,
         coupling_of=_switched,
     ),
     Convention(
@@ -88,7 +84,7 @@ CONVENTIONS = (
             "everything decays: biases and norms are exempt only in the user's parameter groups",
             "with bfloat16 parameters 1 - lr lambda rounds to 1 below 2**-9: no decay at all",
         ),
-        make=_adam,
+        make=adam_with_decay,
     ),
     Convention(
         name="torch.NAdam",

@@ -8,7 +8,8 @@ import optax
 from wdlab.conventions.convention import CORRECTED, HAT, OUTSIDE, Convention, Request
 from wdlab.conventions.parts import (
     adam_direction,
-    maximized,
+    adam_with_decay,
+    lion_with_decay,
     pair,
     rate_of,
     torch_momentum,
@@ -16,7 +17,7 @@ from wdlab.conventions.parts import (
 )
 from wdlab.decay import decay_weights, step_then_decay
 from wdlab.optimizers import complete, scale_by_learning_rate
-from wdlab.preconditioners import momentum, scale_by_adam, scale_by_lion
+from wdlab.preconditioners import momentum, scale_by_adam
 from wdlab.schedules import multiplier_of
 
 _COMPOSER = (
@@ -50,15 +51,6 @@ def _sgdw(request: Request) -> optax.GradientTransformation:
     return with_decay(request, torch_momentum(request))
 
 
-def _adamw(request: Request) -> optax.GradientTransformation:
-    correction = request.arguments.get("bias_correction", True)
-    return with_decay(request, adam_direction(request, bias_correction=correction))
-
-
-def _lion(request: Request) -> optax.GradientTransformation:
-    return maximized(request, with_decay(request, scale_by_lion(*pair(request))))
-
-
 def _mode(arguments: Mapping[str, Any]) -> str:
     decoupled = arguments.get("adam_w_mode", arguments.get("adamw_mode"))
     return "lr" if decoupled else "l2"
@@ -82,7 +74,7 @@ def _fused(name: str, version: str, source: str, mode: str, order: str, *traps: 
         defaults={"bias_correction": True, **_BETAS, mode: True},
         refused={"amsgrad": "The original raises or ignores it."},
         traps=(f"{mode}=True is the default, so the class called Adam is AdamW", *traps),
-        make=_adamw,
+        make=adam_with_decay,
         coupling_of=_mode,
     )
 
@@ -190,7 +182,7 @@ CONVENTIONS = (
             "something else; 1 where that lr is 0",
             "betas are (0.9, 0.95), torch's (0.9, 0.999)",
         ),
-        make=_adamw,
+        make=adam_with_decay,
     ),
     _fused(
         "apex.FusedAdam",
@@ -235,7 +227,7 @@ CONVENTIONS = (
             "decoupled_weight_decay divides the number by the constructor's lr: eta_t lambda; "
             "torch.Adam has an argument of that name that turns L2 into lr_t lambda",
         ),
-        make=_lion,
+        make=lion_with_decay,
         coupling_of=lambda a: "schedule" if a["decoupled_weight_decay"] else "lr",
     ),
 )
