@@ -53,7 +53,7 @@ def difference(one: Any, other: Any) -> Difference:
     )
 
 
-def is_lower(one: Any, other: Any, by: float = 0.0) -> bool | None:
+def is_lower(one: Any, other: Any, *, by: float = 0.0) -> bool | None:
     """Whether ``one`` is lower than ``other`` for the same seeds; None where it cannot be told.
 
     Args:
