@@ -93,7 +93,6 @@ def one(lr: float, steps: int, after: int, key: jax.Array, exponent: jax.Array):
             params = jax.tree.map(jnp.add, params, updates)
             return (params, state), {"loss": value, "norm": norm(params)}
 
-        x, y = (jnp.asarray(part) for part in grids.mislabelled(EXAMPLES)[0])
         (params, _), seen = jax.lax.scan(
             step, (params, tx.init(params)), jax.random.split(key, steps)
         )
