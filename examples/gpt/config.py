@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from examples.runs import conventions
 from examples.runs.errors import UserError
+from examples.runs.optimizers import Coupling
 from examples.runs.settings import (
     BELOW_ONE,
     NOT_NEGATIVE,
@@ -22,8 +23,8 @@ from examples.runs.settings import (
 
 LENGTH = Range(lambda count: 0 <= count <= 1_000_000, "from 0 to 1000000")
 SUBSTRINGS = "substrings"  # rules="substrings": by the names in wd_substrings_include
-Coupling = Literal["schedule", "lr", "lr2", "lr2_over_peak", "constant", "l2"]
 InitFrom = Literal["scratch", "resume", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
+OptType = Literal["adam", "gd", "gdm", "muon", "soap", "schedule_free"]
 Rules = Literal[
     "substrings", "ALL", "NO_BIAS_OR_NORM", "KERNELS_ONLY", "MATRICES_ONLY", "BERT", "NANOGPT",
     "MINGPT", "DEEPSPEED_CHAT", "BIG_VISION", "convention",
@@ -76,11 +77,13 @@ class Config(Settings):
     batch_size: int = setting(16, POSITIVE)  # sequences per micro-batch
     gradient_accumulation_steps: int = setting(16, POSITIVE)  # micro-batches per step
     max_iters: int = free(50_000, POSITIVE)  # steps; after init_from=resume, so many more
-    opt_type: Literal["adam", "gd", "gdm"] = shape("adam")  # gd, gdm: torch's SGD (gdm: with beta1)
+    # gd, gdm: torch's SGD (gdm: with beta1); muon: of the hidden matrices, with AdamW for the rest
+    opt_type: OptType = shape("adam")
     convention: str = shape("")  # another system's optimizer, such as torch.AdamW, for opt_type
     convention_args: str = setting("")  # its own arguments: "betas=(0.9, 0.95), eps=1e-10"
     learning_rate: float = setting(6e-4, POSITIVE)  # the peak
-    decay_lr: bool = True  # warm-up, then cosine to min_lr; otherwise constant
+    # warm-up, then cosine to min_lr, or for schedule_free a constant; otherwise constant
+    decay_lr: bool = True
     warmup_iters: int = setting(2_000, NOT_NEGATIVE)  # steps from learning rate 0 to the peak
     lr_decay_iters: int | None = setting(None, NOT_NEGATIVE)  # step of min_lr; default max_iters
     min_lr: float | None = setting(None, NOT_NEGATIVE)  # default learning_rate / 10
@@ -92,7 +95,7 @@ class Config(Settings):
 
     # Decay.
     weight_decay: float = setting(0.0, NOT_NEGATIVE)  # lambda; coupling says what multiplies it
-    coupling: Coupling = "lr"  # of adam; gd and gdm decay as torch.optim.SGD does: l2
+    coupling: Coupling = "lr"  # not of gd and gdm, which decay as torch.optim.SGD does: l2
     # which parameters decay: a preset of wdlab.rules; what the convention itself exempts; or
     rules: Rules = "substrings"
     wd_substrings_include: str = (
@@ -144,7 +147,8 @@ class Config(Settings):
         """What a run takes at the very least: large weights, their copies, one step's arrays."""
         blocks = self.n_layer * self.n_embd * (2 * self.n_embd + 2 * self.inner_width)
         weights = blocks + self.n_layer * self.lora_rank * self.n_embd
-        moments = 2 * (self.opt_type == "adam" and not self.convention)
+        one = self.opt_type in ("muon", "gdm") or bool(self.convention)
+        moments = 0 if self.opt_type == "gd" else 1 if one else 2
         copies = 2 + moments + bool(self.ema_coef)  # With the gradient.
         residuals = self.batch_size * self.block_size * self.n_embd * self.n_layer
         windows = self.batch_size * self.gradient_accumulation_steps + 2 * self.eval_examples

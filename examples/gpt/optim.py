@@ -3,8 +3,8 @@
 import optax
 
 import wdlab
-from examples.runs import conventions
-from wdlab.preconditioners import momentum
+from examples.runs import conventions, optimizers
+from wdlab.preconditioners import MatrixAxes, MatrixRule, momentum
 from wdlab.schedules import ScalarOrSchedule, Schedule, multiplier_of
 from wdlab.training import skip_nonfinite
 
@@ -15,7 +15,8 @@ def learning_rate(config: Config) -> Schedule:
     """Warm-up from 0, then a cosine to ``min_lr``; or a constant. A function of the step."""
     if not config.decay_lr:
         return wdlab.schedules.constant(config.learning_rate)
-    if config.warmup_iters >= config.lr_decay_steps:  # A short trial: it ends in the warm-up.
+    short = config.warmup_iters >= config.lr_decay_steps  # A trial: it ends in the warm-up.
+    if short or config.opt_type == "schedule_free":
         return wdlab.schedules.warmup_constant(
             config.learning_rate, warmup_steps=config.warmup_iters
         )
@@ -42,7 +43,8 @@ def decay_rules(config: Config) -> tuple[wdlab.Rule, ...]:
 
 def is_decoupled(config: Config) -> bool:
     """Whether the decay is subtracted from the finished step (otherwise: L2, in the gradient)."""
-    return not config.convention and config.opt_type == "adam" and config.coupling != "l2"
+    l2 = config.coupling == "l2" or config.opt_type in ("gd", "gdm")
+    return not config.convention and not l2
 
 
 def decay_multiplier(config: Config) -> ScalarOrSchedule:
@@ -65,9 +67,9 @@ def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
     clip = optax.identity()
     if config.grad_clip:  # As torch.nn.utils.clip_grad_norm_ does, with its 1e-6.
         clip = wdlab.clip_by_global_norm(config.grad_clip, eps=1e-6)
+    if config.convention or config.opt_type in optimizers.NAMES:
+        return skip_nonfinite(optax.chain(l2_penalty(config), clip, _with_own_decay(config)))
     decoupled = config.weight_decay if is_decoupled(config) else 0.0
-    if config.convention:
-        return skip_nonfinite(optax.chain(l2_penalty(config), clip, _convention(config)))
     if config.opt_type == "adam":
         optimizer = optax.adam(lr, b1=config.beta1, b2=config.beta2)
     elif config.opt_type == "gdm":
@@ -86,13 +88,21 @@ def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
     )
 
 
-def _convention(config: Config) -> optax.GradientTransformation:
-    """The optimizer of another system, its decay included."""
-    return conventions.build(
-        config.convention,
-        config.convention_args,
-        learning_rate(config),
-        config.weight_decay,
-        decay_rules(config),
-        config.learning_rate,
-    )
+def _with_own_decay(config: Config) -> optax.GradientTransformation:
+    """Muon, SOAP, schedule-free AdamW or another system's optimizer, the decay included."""
+    lr, decay, peak = learning_rate(config), config.weight_decay, config.learning_rate
+    rules = decay_rules(config)
+    if config.convention:
+        words = config.convention_args
+        return conventions.build(config.convention, words, lr, decay, rules, peak)
+    return optimizers.build(
+        config.opt_type, lr, weight_decay=decay, coupling=config.coupling, rules=rules,
+        peak_learning_rate=peak, b1=config.beta1, b2=config.beta2, axes=matrix_axes(config),
+    )  # fmt: skip
+
+
+def matrix_axes(config: Config) -> MatrixAxes:
+    """Kernels are (in, out); queries, keys and values are a matrix each, stacked layers a batch."""
+    heads = config.n_embd // config.n_head
+    parts = (config.n_embd, config.kv_heads * heads, config.kv_heads * heads)
+    return MatrixAxes(rules=(MatrixRule(".*/qkv/kernel", rows=-1, columns=-2, split=parts),))

@@ -53,7 +53,7 @@ def text_of(run: str, sampling: Sampling) -> str:
     dataclasses.replace(config, **asked).check()
     trainer = Trainer(dataclasses.replace(start, config=config))
     trainer.restore_source()
-    params = trainer.state.ema if sampling.ema else trainer.state.params
+    params = trainer.state.ema if sampling.ema else trainer.evaluated
     if params is None:
         raise UserError("--ema: this run has kept no moving average of its weights")
     config = dataclasses.replace(config, **asked)

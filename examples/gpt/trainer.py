@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 import wdlab
-from examples.runs import conventions, processes, run_dir
+from examples.runs import conventions, optimizers, processes, run_dir
 from examples.runs.errors import Diverged, UserError
 from examples.runs.records import Records, Row
 from examples.runs.run import Run
@@ -189,13 +189,18 @@ class Trainer(Run):
         """Loss and error on both splits, for the weights and for their moving average."""
         state, row = self.state, {}
         averaged = {} if state.ema is None else {"_ema": state.ema}
-        for suffix, params in {"": state.params, **averaged}.items():
+        for suffix, params in {"": self.evaluated, **averaged}.items():
             for split, windows in self.windows.items():
                 with self.layout.active():
                     loss, error = jax.device_get(self.evaluate(params, windows))
                 row[f"{split}_loss{suffix}"] = float(loss)
                 row[f"{split}_error{suffix}"] = float(error)
         return row
+
+    @property
+    def evaluated(self) -> model.Params:
+        """The weights that count: those that are trained, or schedule-free's average."""
+        return optimizers.evaluated(self.state.params, self.state.opt_state)
 
     def train_and_finish(self) -> int:
         """With ``--eval_only`` losses and errors at the start, into evaluation.json, alone."""
@@ -233,7 +238,7 @@ class Trainer(Run):
         """Text from the model, the last losses, the steps that were skipped."""
         lines = []
         if self.config.sample_tokens:
-            text = generate(self.graph, self.state.params, self.data, self.config)
+            text = generate(self.graph, self.evaluated, self.data, self.config)
             lines.append(f"sample:\n{text}\n")
             if processes.is_main():
                 run_dir.write(self.folder / "sample.txt", text)

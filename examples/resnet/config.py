@@ -9,6 +9,7 @@ from typing import Literal
 
 from examples.runs import conventions
 from examples.runs.errors import UserError
+from examples.runs.optimizers import Coupling
 from examples.runs.settings import (
     BELOW_ONE,
     FRACTION,
@@ -20,6 +21,7 @@ from examples.runs.settings import (
     shape,
 )
 
+OptType = Literal["sgd", "muon", "soap", "schedule_free"]
 Rules = Literal["ALL", "NO_BIAS_OR_NORM", "KERNELS_ONLY", "convention"]
 
 
@@ -39,14 +41,16 @@ class Config(Settings):
     batch_norm: bool = False  # BatchNorm; without it ResNets have GroupNorm, VGG has none
     scale_inv: bool = False  # BatchNorm without scale and bias, last layer frozen
 
-    # Optimization: SGD as in PyTorch, or what another system has.
-    convention: str = shape("")  # another system's optimizer, such as torch.AdamW, for SGD
+    # Optimization: SGD as in PyTorch, or another optimizer.
+    opt_type: OptType = shape("sgd")  # muon: of the hidden kernels, with AdamW for the rest
+    convention: str = shape("")  # another system's optimizer, such as torch.AdamW, for opt_type
     convention_args: str = setting("")  # its own arguments: "betas=(0.9, 0.95), eps=1e-10"
     epochs: int = setting(100, POSITIVE)  # passes over the training data
     batch_size: int = setting(128, POSITIVE)  # images per step; a last partial batch is dropped
     lr: float = setting(0.03, POSITIVE)  # learning rate, until first_decay
-    momentum: float = setting(0.9, BELOW_ONE)  # of the gradient, decay included
-    wd: float = setting(0.0, NOT_NEGATIVE)  # weight decay: wd * w joins the gradient
+    momentum: float = setting(0.9, BELOW_ONE)  # of sgd: of the gradient, decay included
+    wd: float = setting(0.0, NOT_NEGATIVE)  # weight decay: of sgd, wd * w joins the gradient
+    coupling: Coupling = "lr"  # what multiplies wd; not of sgd
     # which parameters decay: a preset of wdlab.rules, or what the convention itself exempts
     rules: Rules = "ALL"
     first_decay: float = setting(0.5, FRACTION)  # share of the epochs after which lr is lr_flow

@@ -26,11 +26,13 @@ def parse(argv: Sequence[str], prog: str = "examples.resnet.train") -> Config:
       'digits'
     """
     _, config, given = parse_configured(CONFIGS, argv, prog, "cifar10" if argv else "tiny")
-    if config.convention and "momentum" in given:
+    for flag in sorted({"momentum", "opt_type", "coupling"} & given if config.convention else ()):
         raise UserError(
-            f"--momentum and --convention exclude each other: {config.convention} has its own; "
+            f"--{flag} and --convention exclude each other: {config.convention} has its own; "
             "its arguments go into --convention_args"
         )
+    if "momentum" in given and config.opt_type != "sgd":
+        raise UserError(f"--momentum is of --opt_type sgd; leave it out with {config.opt_type}")
     if config.convention and "rules" not in given:
         config = dataclasses.replace(config, rules=conventions.OWN_RULES)
     return config

@@ -9,11 +9,13 @@ import optax
 from jax.typing import ArrayLike
 
 import wdlab
-from examples.runs import conventions
+from examples.runs import conventions, optimizers
 from wdlab import Rule
+from wdlab.preconditioners import MatrixAxes
 
 from .config import Config
 
+AXES = MatrixAxes("in_out", kernels="flatten")  # A convolution is one matrix.
 FROZEN = "head/.*"  # What scale_inv keeps as it was initialized.
 
 
@@ -45,9 +47,9 @@ def rates(config: Config, epoch: int) -> tuple[float, float]:
 
 def make_optimizer_of_rates(config: Config) -> Callable[..., optax.GradientTransformation]:
     """``(lr, wd) -> make_optimizer``, the same function for all runs that share these settings."""
-    decide = ("momentum", "scale_inv", "rules", "convention", "convention_args", "lr")
-    if not config.convention:
-        decide = decide[:3]
+    decide = ["momentum", "scale_inv", "rules", "opt_type", "convention"]
+    if config.convention or config.opt_type != "sgd":  # The peak is part of the program.
+        decide += ["convention_args", "coupling", "lr"]
     return _of_rates(dataclasses.replace(Config(), **{n: getattr(config, n) for n in decide}))
 
 
@@ -59,7 +61,7 @@ def _of_rates(config: Config) -> Callable[..., optax.GradientTransformation]:
 def make_optimizer(config: Config, lr: ArrayLike, wd: ArrayLike) -> optax.GradientTransformation:
     """torch.optim.SGD: L2 into the gradient, momentum, learning rate; frozen layers stay.
 
-    With ``convention`` that system's optimizer, for which ``config.lr`` is the peak.
+    With ``convention`` or ``opt_type`` another optimizer, for which ``config.lr`` is the peak.
     """
     frozen = optax.identity()
     if config.scale_inv:
@@ -67,6 +69,12 @@ def make_optimizer(config: Config, lr: ArrayLike, wd: ArrayLike) -> optax.Gradie
     if config.convention:
         name, words, rules = config.convention, config.convention_args, decay_rules(config)
         return optax.chain(conventions.build(name, words, lr, wd, rules, config.lr), frozen)
+    if config.opt_type != "sgd":
+        other = optimizers.build(
+            config.opt_type, lr, weight_decay=wd, coupling=config.coupling, b1=0.9, b2=0.99,
+            rules=decay_rules(config), peak_learning_rate=config.lr, axes=AXES,
+        )  # fmt: skip
+        return optax.chain(other, frozen)
     return optax.chain(
         wdlab.add_l2_gradient(wd, rules=decay_rules(config)),
         optax.sgd(lr, momentum=config.momentum or None),  # pyrefly: ignore  lr may be traced.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import wdlab
-from examples.runs import conventions
+from examples.runs import conventions, optimizers
 from examples.runs.records import Row
 from examples.runs.run import Run
 
@@ -132,12 +132,21 @@ class Trainer(Run):
         if self.step:
             row["batch_loss"] = float(self.state.loss_sum) / self.epochs.steps
         row["lr"], row["wd"] = self.rates(max(self.epoch - 1, 0))  # Of the epoch that ends.
-        ema_stats = self.state.stats
-        if jax.tree.leaves(ema_stats):
-            order = self.epochs.order(0)  # Shuffled: the batches of sorted data are no samples.
-            ema_stats = self.recompute_stats(self.state.ema, ema_stats, self.train_images, order)
-        row |= self.measure(self.state.params, self.state.stats)
-        return row | self.measure(self.state.ema, ema_stats, "ema_")
+        state = self.state
+        params, stats = state.params, state.stats
+        if optimizers.averages(state.opt_state):
+            params = optimizers.evaluated(params, state.opt_state)
+            stats = self._stats_of(params)
+        row |= self.measure(params, stats)
+        return row | self.measure(state.ema, self._stats_of(state.ema), "ema_")
+
+    def _stats_of(self, params: model.Params) -> model.Stats:
+        """BatchNorm's statistics of weights that are an average."""
+        stats = self.state.stats
+        if not jax.tree.leaves(stats):
+            return stats
+        order = self.epochs.order(0)  # Shuffled: the batches of sorted data are no samples.
+        return self.recompute_stats(params, stats, self.train_images, order)
 
     def measure(self, params: model.Params, stats: model.Stats, prefix: str = "") -> Row:
         """Losses and errors on both splits, the norm, and the loss with the L2 term."""
@@ -168,6 +177,8 @@ class Trainer(Run):
         meaning = (
             f"weight decay {config.wd} is L2: wd * w is added to the gradient, before the momentum"
         )
+        if config.opt_type != "sgd":
+            meaning = f"weight decay {config.wd}, coupling {config.coupling!r}"
         if config.convention:
             meaning = conventions.described(config.convention, config.wd)
         return [

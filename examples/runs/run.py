@@ -7,10 +7,13 @@ what is due after some steps.
 
 import abc
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import jax
 
 import wdlab
 from wdlab.training import Checkpoints
@@ -85,10 +88,15 @@ class Run(TrainingLoop):
             self.say(notes)
             return self.train_and_finish()
 
+    @functools.cached_property
+    def plan(self) -> wdlab.DecayPlan:
+        """What the optimizer does to each parameter."""
+        return wdlab.decay_plan(self.tx, self.state.params)
+
     def settings(self) -> dict[str, Any]:
         """What must be equal for a resumed run to be the same run."""
         found = {"program": self.program, "first_step": self.first, "data": self.data.digest()}
-        found["decay_plan"] = wdlab.decay_plan(self.tx, self.state.params).as_json()
+        found["decay_plan"] = self.plan.as_json()
         return self.config.trajectory() | found
 
     def restore(self) -> list[str]:
@@ -127,8 +135,10 @@ class Run(TrainingLoop):
             run_dir.write(self.folder / "config.json", json.dumps(about, indent=2) + "\n")
 
     def describe_decay(self) -> None:
-        """Which parameters decay, and why."""
-        wdlab.print_decay(self.state.params, self.rules, console=self.display.console)
+        """Which parameters decay, and why; which optimizer trains each where there are several."""
+        params, names = self.state.params, self.plan.branches
+        branches = jax.tree.unflatten(jax.tree.structure(params), names) if any(names) else None
+        wdlab.print_decay(params, self.rules, branches=branches, console=self.display.console)
 
     def open_records(self) -> Records:
         """The records, with the rows up to this step in them."""

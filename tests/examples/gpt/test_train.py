@@ -25,7 +25,7 @@ from examples.gpt.config import Config
 from examples.gpt.configs import CONFIGS
 from examples.gpt.flags import parse
 from examples.gpt.train import main
-from examples.runs import records
+from examples.runs import optimizers, records
 from tests.examples.gpt.small_runs import SHORT, SMALL
 
 pytestmark = [
@@ -407,6 +407,42 @@ def test_a_convention_is_that_systems_optimizer_behind_the_clipping():
     assert_same(
         run_optimizer(optimizer(**named, rules="convention", grad_clip=0.5)), run_optimizer(twin)
     )
+
+
+def test_muon_trains_the_hidden_matrices_behind_the_clipping_and_adamw_the_rest():
+    settings = {"opt_type": "muon", "coupling": "lr", "rules": "KERNELS_ONLY", "grad_clip": 0.5}
+    tx = optimizer(**settings)
+    plan = wdlab.decay_plan(tx, few_params())
+    paths = [path for path, _ in wdlab.rules.leaves_with_paths(few_params())]
+    branches = dict(zip(paths, plan.branches, strict=True))
+    assert branches.pop("blocks/0/mlp/fc/kernel") == "muon"
+    assert set(branches.values()) == {"adamw"}
+    updates = undriven(tx)
+    layer, change = (tree["blocks"][0]["mlp"]["fc"] for tree in (few_params(), updates))
+    np.testing.assert_allclose(change["kernel"], -0.01 * layer["kernel"], rtol=1e-5)
+    assert not change["bias"].any()
+
+
+def test_queries_keys_and_values_are_a_matrix_each():
+    config = Config(opt_type="muon", n_embd=32, n_head=4, n_kv_head=2, block="llama")
+    views = optim.matrix_axes(config).view("blocks/0/attn/qkv/kernel", (32, 64))
+    assert views.split == (32, 16, 16)
+
+
+def test_schedule_free_is_evaluated_at_its_average_and_warms_up_to_a_constant():
+    tx, params = optimizer(opt_type="schedule_free", decay_lr=True, warmup_iters=2), few_params()
+    state, rate = tx.init(params), optim.learning_rate(Config(opt_type="schedule_free"))
+    assert rate(10_000) == rate(100_000) == rate.peak
+    for i in range(3):
+        grads = jax.tree.map(lambda p, i=i: np.sin(9 * p + i), params)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    assert_same(
+        optimizers.evaluated(params, state),
+        wdlab.optimizers.schedule_free_eval_params(state, params),
+    )
+    plain = optimizer(opt_type="gd")
+    assert optimizers.evaluated(params, plain.init(params)) is params
 
 
 def test_gdm_is_torch_sgd_with_l2_before_momentum():
