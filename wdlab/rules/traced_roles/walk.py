@@ -105,7 +105,11 @@ class Walk:
         return chosen
 
     def _scan(self, params: dict[str, Any], operands: list[Value]) -> list[Value]:
-        body, fixed, carried = params["jaxpr"], params["num_consts"], params["num_carry"]
+        body = params["jaxpr"]
+        if "ft_in" in params:  # From jax 0.12 on: the constants, what is carried, and the rows.
+            fixed, carried, _ = map(len, params["ft_in"].unpack())
+        else:
+            fixed, carried = params["num_consts"], params["num_carry"]
         constants, carry = operands[:fixed], operands[fixed : fixed + carried]
         slices = [without_first_dimension(x) for x in operands[fixed + carried :]]
 
