@@ -1,5 +1,6 @@
 """Several processes that train together: how they meet, and what one of them decides for all."""
 
+import inspect
 import json
 import os
 import re
@@ -66,13 +67,15 @@ def _from_environment() -> dict:
         )
     host = address.rsplit(":", 1)[0]
     loopback = host in ("localhost", "127.0.0.1")
+    known = inspect.signature(jax.distributed.initialize).parameters
+    timeout = "shutdown_timeout_seconds"  # Not in jax 0.7.
     return {
         "coordinator_address": address,
         "num_processes": int(count),
         "process_id": int(number),
         "coordinator_bind_address": address if loopback else None,
         "cluster_detection_method": "deactivate",
-        "shutdown_timeout_seconds": _SHUTDOWN,
+        **({timeout: _SHUTDOWN} if timeout in known else {}),
     }
 
 

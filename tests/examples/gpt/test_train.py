@@ -270,12 +270,16 @@ def test_the_step_updates_every_buffer_in_place(accumulation):
 
 
 def test_the_step_keeps_the_gradient_and_two_trees_beside_it():
-    """Old and new moments, until it is known whether the step is finite: no more on a CPU."""
+    """Old and new moments, until it is known whether the step is finite: no more on a CPU.
+
+    XLA of jaxlib 0.7 keeps three.
+    """
+    most = 3.25 if jax.__version_info__ >= (0, 8) else 4.25
     carry, train_step = small_step(n_embd=128, bias=False)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(carry.params))
     for accumulation in (1, 2):
         lowered = train_step.lower(carry, tokens(accumulation, 1))
-        assert lowered.compile().memory_analysis().temp_size_in_bytes < 3.25 * size
+        assert lowered.compile().memory_analysis().temp_size_in_bytes < most * size
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted():
