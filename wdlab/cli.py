@@ -172,7 +172,9 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=160)
     table = Table(box=None, pad_edge=False)
-    for heading in headings:
+    name, *others = headings
+    table.add_column(name, min_width=max(len(row[0]) for row in rows))  # Names stay whole.
+    for heading in others:
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*row)

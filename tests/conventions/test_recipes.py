@@ -8,7 +8,8 @@ from wdlab.conventions import recipes
 
 FAMILIES = (
     *("GPT-3", "LLaMA 7B", "LLaMA 2", "PaLM", "T5", "BERT", "ViT", "MPT", "DBRX", "nanoGPT"),
-    *("OPT", "Chinchilla"),
+    *("OPT", "Chinchilla", "Llama 3", "DeepSeek V3", "Kimi K2", "Moonlight", "OLMo 2", "OLMo 3"),
+    *("SmolLM3", "DiT", "DINOv3", "SigLIP 2", "nanochat", "modded-nanogpt"),
 )
 
 
@@ -42,6 +43,10 @@ def test_a_recipe_builds_in_its_convention(name):
         ("PaLM", "t5x.Adafactor", 1e-4),
         ("GPT-3 175B", "optax.adamw", 0.1),
         ("MPT-7B", "torch.AdamW", 0.0),
+        ("SigLIP 2", "torch.AdamW", 0.1),
+        ("DeepSeek V3", "paper.AdamW", 2.2e-5),
+        ("Kimi K2", "torch.AdamW", 0.1),
+        ("DINOv3 ViT-7B/16", "palm.Adafactor", 100.0),
     ],
 )
 def test_the_number_elsewhere(name, target, number):

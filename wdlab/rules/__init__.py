@@ -27,6 +27,17 @@ from wdlab.rules.presets import (
     short_rule,
 )
 from wdlab.rules.rule import ROLES, Ndim, Rule, scale_value
+from wdlab.rules.stacks import (
+    HF_TRAINER,
+    KAULDRON,
+    MAXTEXT,
+    MEGATRON,
+    MEGATRON_QK_LAYERNORM,
+    NANOCHAT_ADAMW,
+    NANOCHAT_MUON,
+    OLMO_CORE,
+    TORCHTITAN,
+)
 from wdlab.rules.traced_roles.by_role import ROLE_MATRICES, ROLE_MATRICES_AND_EMBEDDINGS, by_role
 from wdlab.rules.traced_roles.leaf_role import LeafRole
 from wdlab.rules.traced_roles.table import name_disagrees, print_roles
@@ -38,20 +49,29 @@ __all__ = [
     "BIG_VISION",
     "DEEPSPEED_CHAT",
     "Decision",
+    "HF_TRAINER",
     "HIDDEN_MATRICES",
+    "KAULDRON",
     "KERNELS_ONLY",
     "LeafRole",
     "MATRICES_ONLY",
+    "MAXTEXT",
+    "MEGATRON",
+    "MEGATRON_QK_LAYERNORM",
     "MINGPT",
+    "NANOCHAT_ADAMW",
+    "NANOCHAT_MUON",
     "NANOGPT",
     "NO_BIAS_OR_NORM",
     "Ndim",
+    "OLMO_CORE",
     "ROLES",
     "ROLE_MATRICES",
     "ROLE_MATRICES_AND_EMBEDDINGS",
     "Rule",
     "RuleWarning",
     "STATE_SPACE",
+    "TORCHTITAN",
     "by_role",
     "check_rules",
     "compile_pattern",

@@ -1,129 +1,11 @@
-"""Published recipes as data: the weight decay in its own convention, and in any other.
+"""Recipes published until 2023: data."""
 
-Only what the source states is here; None is what it does not state. No source states what its
-weight decay is multiplied by except where code was published with it: ``assumed`` says so.
-"""
-
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any
-
-from wdlab._core.names import nearest
-from wdlab.conventions.conversion import convert
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How one published model was trained, as far as weight decay and its optimizer go.
-
-    Attributes:
-      name: Of the model.
-      source: Paper or file, with its link.
-      convention: Key of :mod:`wdlab.conventions`; None where the optimizer is not stated.
-      assumed: Why that key, where the source does not say what multiplies the decay.
-      learning_rate: At its peak; None where not stated.
-      schedule: Shape of the learning rate, in words.
-      hyperparameters: By the convention's names; None where not stated.
-      weight_decay: In the convention's unit; None where not stated.
-      clip_norm: Global norm that gradients are clipped to; None where not stated.
-      notes: What else to know.
-
-    >>> get("nanoGPT").weight_decay
-    0.1
-    """
-
-    name: str
-    source: str
-    convention: str | None
-    assumed: str = ""
-    learning_rate: float | None
-    schedule: str
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    weight_decay: float | None
-    clip_norm: float | None = None
-    notes: str = ""
-
-    def __post_init__(self):
-        object.__setattr__(self, "hyperparameters", MappingProxyType(dict(self.hyperparameters)))
-
-    def __str__(self) -> str:
-        """All that is stated, as lines of text."""
-        lines = {
-            "convention": stated(self.convention),
-            "assumed": self.assumed,
-            "learning rate": f"{stated(self.learning_rate)}; {self.schedule}",
-            **{name: stated(value) for name, value in self.hyperparameters.items()},
-            "weight decay": stated(self.weight_decay),
-            "clip norm": stated(self.clip_norm),
-            "source": self.source,
-            "notes": self.notes,
-        }
-        body = [f"{label:13}  {text}" for label, text in lines.items() if text]
-        return "\n".join([self.name, *body])
-
-    def weight_decay_in(self, convention: str) -> float:
-        """Returns the decay as another convention's number, for the same shrink at the peak.
-
-        Raises:
-          ValueError: Where the source does not state the decay, or no number is equal.
-        """
-        if self.weight_decay is None or self.convention is None or self.learning_rate is None:
-            missing = "weight decay" if self.weight_decay is None else "optimizer"
-            raise ValueError(f"{self.name}: its source does not state the {missing}.")
-        return convert(
-            self.weight_decay,
-            learning_rate=self.learning_rate,
-            source=self.convention,
-            target=convention,
-        )
-
-
-def stated(value: object) -> str:
-    """A value of a recipe in words.
-
-    >>> stated(0.1), stated(None)
-    ('0.1', 'not stated')
-    """
-    return "not stated" if value is None else str(value)
-
-
-def names() -> tuple[str, ...]:
-    """Returns the names of all recipes.
-
-    >>> "LLaMA 2 7B" in names()
-    True
-    """
-    return tuple(_RECIPES)
-
-
-def get(name: str) -> Recipe:
-    """Returns one recipe.
-
-    Args:
-      name: One of :func:`names`, in any case.
-
-    Raises:
-      ValueError: If there is none of that name, naming the nearest.
-
-    >>> get("PaLM").convention
-    'palm.Adafactor'
-    >>> round(get("GPT-3 175B").weight_decay_in("composer.DecoupledAdamW"), 9)
-    6e-06
-    """
-    lowered = {key.lower(): key for key in _RECIPES}
-    if name.lower() in lowered:
-        return _RECIPES[lowered[name.lower()]]
-    raise ValueError(
-        f"no recipe {name!r}; the nearest is {nearest(name, _RECIPES)!r}. There are: "
-        f"{', '.join(_RECIPES)}."
-    )
-
+from wdlab.conventions.recipes.recipe import Recipe
 
 _DECOUPLED = "decoupled is stated or cited; that the learning rate multiplies it is not"
 _LLAMA_SCHEDULE = "2,000 steps of warm-up, cosine to a tenth"
 
-_ALL = (
+UNTIL_2023 = (
     Recipe(
         name="GPT-3 175B",
         source="Brown et al. 2020, https://arxiv.org/abs/2005.14165, Appendix B",
@@ -265,4 +147,3 @@ _ALL = (
         notes="AdamW is stated, its decay, betas and epsilon are not.",
     ),
 )
-_RECIPES = {recipe.name: recipe for recipe in _ALL}
