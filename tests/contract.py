@@ -309,6 +309,12 @@ OWN = {
             *(("dadapt_sgd", "l2"), ("dadapt_adagrad", "l2")),
         )
     },
+    "ademamix, lr2": optimizer(optimizers.ademamix, "lr2", warmup=5),
+    "adan, lr": optimizer(optimizers.adan, "lr", twins.proximal),
+    "adopt, schedule": optimizer(optimizers.adopt, "schedule"),
+    "lamb, lr": optimizer(optimizers.lamb, "lr")._replace(reads_params=True),
+    "mars, l2": optimizer(optimizers.mars, "l2"),
+    "signum, constant": optimizer(optimizers.signum, "constant"),
     "adams": Member(lambda x: optimizers.adams(LR, weight_decay=x, rules=RULES)),
     "grouped, lr": Member(grouped, twins.decoupled, LR, {"kernel": 0.5 * 3.0}),
     "grouped, l2": Member(lambda x: grouped(x, "l2"), IN_GRADIENT, factors={"kernel": 3.0}),

@@ -10,7 +10,8 @@ from wdlab import groups, optimizers
 
 FACTORIES = {
     **{name: getattr(optimizers, name) for name in
-       ("sgd", "sgdw", "adam", "adamw", "radamw", "lionw", "adafactor", "adams")},
+       ("sgd", "sgdw", "adam", "adamw", "radamw", "lionw", "adafactor", "adams",
+        "ademamix", "adan", "adopt", "lamb", "mars", "signum")},
     "grouped": groups.grouped, "mu_sgd": groups.mu_sgd, "mu_adam": groups.mu_adam,
     "decay_weights": wdlab.decay_weights, "add_l2_gradient": wdlab.add_l2_gradient,
     "injected": optimizers.inject_hyperparams(optimizers.adamw),

@@ -2,6 +2,7 @@
 
 from wdlab._core.dtypes import in_float32
 from wdlab.optimizers.adafactor_chain import adafactor, scale_by_adafactor
+from wdlab.optimizers.adam_relatives import adan, ademamix, adopt, lamb, mars, signum
 from wdlab.optimizers.assembly import assemble, complete, scale_by_learning_rate
 from wdlab.optimizers.averaging import (
     ScheduleFreeState,
@@ -27,6 +28,9 @@ __all__ = [
     "adam",
     "adams",
     "adamw",
+    "adan",
+    "ademamix",
+    "adopt",
     "assemble",
     "averaged",
     "branches_of",
@@ -38,7 +42,9 @@ __all__ = [
     "dadapt_sgd",
     "in_float32",
     "inject_hyperparams",
+    "lamb",
     "lionw",
+    "mars",
     "muon",
     "muon_from_adamw",
     "prodigy",
@@ -52,5 +58,6 @@ __all__ = [
     "sgd",
     "sgdw",
     "shampoo",
+    "signum",
     "soap",
 ]
