@@ -149,6 +149,40 @@ def test_sgds_momentum_needs_the_step():
         opt_state_from_torch(saved, tx, params, NAMES, order=ORDER)
 
 
+MUON, REST = ORDER[1:2], [ORDER[0], ORDER[2]]
+HIDDEN = (rules.Rule("fc/kernel"), rules.Rule(".*", 0.0))
+
+
+def test_muon_and_adamw_side_by_side_are_one_state():
+    both = [_only(state_dict(("momentum_buffer",)), 1, ns_steps=5), _only(state_dict(ADAM), 0, 2)]
+    tx, params = optimizers.muon(LR, hidden=HIDDEN), make_params()
+    state = opt_state_from_torch(both, tx, params, NAMES, order=[MUON, REST], step=7)
+    parts = state.inner_states
+    momentum, mean = (moments(parts[name].inner_state, "mu") for name in ("muon", "adamw"))
+    assert [p for p, _ in rules.leaves_with_paths(momentum)] == ["fc/kernel"]
+    np.testing.assert_array_equal(at(momentum, "fc.weight"), tensors(1)["fc.weight"].T)
+    np.testing.assert_array_equal(at(mean, "fc.bias"), tensors(1)["fc.bias"])
+    assert {int(x) for x in jax.tree.leaves(state) if x.ndim == 0} == {7}
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [(ORDER, r"a list of names for each of the 2.*muon_names"), ([MUON, MUON * 2], "2 names")],
+)
+def test_several_state_dicts_have_an_order_each(order, message):
+    both = [_only(state_dict(("momentum_buffer",)), 1, ns_steps=5), _only(state_dict(ADAM), 0, 2)]
+    tx = optimizers.muon(LR, hidden=HIDDEN)
+    with pytest.raises(ValueError, match=message):
+        opt_state_from_torch(both, tx, make_params(), NAMES, order=order, step=7)
+
+
+def _only(saved, *kept, **settings):
+    state = {i: dict(saved["state"][key]) for i, key in enumerate(kept)}
+    for entry in state.values():
+        entry.pop("step", None)
+    return {"state": state, "param_groups": [{"params": list(range(len(kept))), **settings}]}
+
+
 def adafactor_state(squares):
     state = {}
     for i, name in enumerate(ORDER):

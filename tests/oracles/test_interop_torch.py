@@ -131,7 +131,9 @@ def go_on(tx, weights, state, names, order, dtype):
         outer, inner = leaf.path.split("/")
         shapes.setdefault(outer, {})[inner] = jax.ShapeDtypeStruct(shape, dtype)
     params = params_from_torch(weights, shapes, names)
-    step = STOP if any("momentum_buffer" in entry for entry in state["state"].values()) else None
+    parts = state if isinstance(state, list) else [state]
+    entries = [entry for part in parts for entry in part["state"].values()]
+    step = STOP if any("momentum_buffer" in entry for entry in entries) else None
     opt_state = opt_state_from_torch(state, tx, params, names, order=order, step=step)
 
     @jax.jit
@@ -194,6 +196,43 @@ def test_without_the_state_the_run_ends_elsewhere(x64, case):
                 buffer.zero_()
     params = go_on(tx, weights, state, names, None, np.float64)
     assert largest_error(params, names, reference)[0] > 1e-4
+
+
+class SideBySide:
+    """torch's Muon over the matrices and AdamW over the rest, as their users step them."""
+
+    def __init__(self, named):
+        named = dict(named)
+        matrices = {name: p for name, p in named.items() if p.ndim == 2}
+        rest = {name: p for name, p in named.items() if p.ndim != 2}
+        muon = torch.optim.Muon(matrices.items(), weight_decay=0.1)
+        self.parts = [muon, torch.optim.AdamW(rest.items(), weight_decay=0.1)]
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    def zero_grad(self):
+        for part in self.parts:
+            part.zero_grad()
+
+    def step(self):
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self):
+        return [part.state_dict() for part in self.parts]
+
+
+def test_muon_and_adamw_go_on_together():
+    """In float32; torch's iteration is in bfloat16, which bounds how near the two can be."""
+    (weights, states), reference = run_torch(SideBySide, np.float32, named=True)
+    tx = optimizers.muon(
+        LR, weight_decay=0.1, coupling="lr", rules=rules.ALL, scaling="original", adam_b2=0.999,
+        hidden=(rules.Rule("(hidden|out)/kernel"), rules.Rule(".*", 0.0)),
+    )  # fmt: skip
+    error = largest_error(go_on(tx, weights, states, NAMES, None, np.float32), NAMES, reference)[0]
+    for entry in states[0]["state"].values():
+        entry["momentum_buffer"].zero_()
+    fresh = largest_error(go_on(tx, weights, states, NAMES, None, np.float32), NAMES, reference)[0]
+    assert error < 0.1 * fresh
 
 
 @pytest.mark.parametrize("flat", [False, True])

@@ -9,7 +9,7 @@
 
 The state takes over moments and step count. The hyper-parameters are those of ``tx``: give it what
 the run had, or be warned. torch is not imported here; a tensor is anything that NumPy can read.
-torch.optim.AdamW, Adam (AMSGrad too), SGD with momentum and Adafactor go over.
+torch.optim.AdamW, Adam (AMSGrad too), SGD with momentum, Adafactor and Muon go over.
 """
 
 import warnings
@@ -24,7 +24,7 @@ import optax
 from wdlab.from_torch.compare import SettingsWarning, setting_differences
 from wdlab.from_torch.fill import Filler
 from wdlab.from_torch.names import NameMap, laid_out, resolve_names
-from wdlab.from_torch.state import read_state_dict
+from wdlab.from_torch.state import TorchState, read_state_dict, together
 from wdlab.rules import leaves_with_paths
 
 PyTree = Any
@@ -57,19 +57,20 @@ def params_from_torch(tensors: Mapping[str, Any], params: PyTree, names: NameMap
 
 
 def opt_state_from_torch(
-    state_dict: Mapping[str, Any],
+    state_dict: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     tx: optax.GradientTransformation,
     params: PyTree,
     names: NameMap,
     *,
-    order: Sequence[str] | None = None,
+    order: Sequence[Any] | None = None,
     step: int | None = None,
     weights: Mapping[str, Any] | None = None,
 ) -> PyTree:
     r"""Makes the state of ``tx`` as if it had made torch's steps: moments, and count = step.
 
     ``tx`` must be the same optimizer: ``optimizers.adamw(lr, coupling="lr")`` for AdamW, ``adam``
-    with "l2" for Adam, ``sgd`` with "l2" for SGD, ``conventions.build("torch.Adafactor", lr)``.
+    with "l2" for Adam, ``sgd`` with "l2" for SGD, ``conventions.build("torch.Adafactor", lr)``,
+    ``muon`` for Muon and AdamW side by side.
     Chains, groups and wrappers around it are filled alike. A torch scheduler's step is Optax's
     count: the lr of update t is ``schedule(t - 1)``. Where the
     saved lr, betas, eps, momentum or weight decay are others than those that ``tx`` steps with, a
@@ -81,14 +82,15 @@ def opt_state_from_torch(
 
     Args:
       state_dict: ``optimizer.state_dict()``, or that of FSDP or ``torch.distributed.checkpoint``,
-        which names its parameters; flattened or not.
+        which names its parameters; flattened or not. A list of them where several optimizers
+        trained the model: ``[muon.state_dict(), adamw.state_dict()]``.
       tx: The optimizer to go on with.
       params: The parameters to go on with, from :func:`params_from_torch`.
       names: As there; None leaves a parameter out, e.g. one that is frozen here.
       order: Torch names in the order of the optimizer's parameters, all groups in turn:
         ``[name for name, _ in model.named_parameters()]``. Not needed where the optimizer was given
-        named parameters (torch >= 2.6 then saves them).
-      step: Number of updates made; required for SGD, whose state does not hold it.
+        named parameters (torch >= 2.6 then saves them). Of several optimizers a list of such lists.
+      step: Number of updates made; required for SGD and Muon, whose state does not hold it.
       weights: Torch's weights, as for :func:`params_from_torch`: with them ``float32_masters`` and
         ``kahan`` go on from their float32 values; without, from the rounded parameters.
 
@@ -104,9 +106,9 @@ def opt_state_from_torch(
     >>> state.trace["w"].tolist()
     [3.0, 3.0]
 
-    Source: torch 2.13.0, torch/optim/{adam,sgd,_adafactor}.py.
+    Source: torch 2.13.0, torch/optim/{adam,sgd,_adafactor,_muon}.py.
     """
-    saved = read_state_dict(state_dict, order=order, step=step)
+    saved = _read(state_dict, order, step)
     shapes = {path: tuple(np.shape(leaf)) for path, leaf in leaves_with_paths(params)}
     # The optimizer may have had fewer parameters than the model, where some are frozen.
     held = {name: target for name, target in names.items() if name in saved.names}
@@ -127,3 +129,17 @@ def opt_state_from_torch(
             stacklevel=2,
         )
     return state
+
+
+def _read(state_dict: Any, order: Sequence[Any] | None, step: int | None) -> TorchState:
+    """The state of one optimizer, or of several side by side."""
+    if isinstance(state_dict, Mapping) or not isinstance(state_dict, Sequence):
+        return read_state_dict(state_dict, order=order, step=step)
+    orders = [None] * len(state_dict) if order is None else list(order)
+    if len(orders) != len(state_dict) or any(isinstance(names, str) for names in orders):
+        raise ValueError(
+            f"order must be a list of names for each of the {len(state_dict)} state_dicts, got "
+            f"{len(orders)} entries: order=[muon_names, adamw_names]."
+        )
+    pairs = zip(state_dict, orders, strict=True)
+    return together([read_state_dict(one, order=names, step=step) for one, names in pairs])

@@ -37,7 +37,7 @@ def setting_differences(
     Args:
       saved: With the settings of each parameter's group.
       sources: Path -> torch parameter.
-      tx: The optimizer to go on with: Adam or SGD, in any chain.
+      tx: The optimizer to go on with: Adam or SGD, in any chain; Muon's settings are not looked at.
       params: Its parameters; only their ranks matter.
 
     >>> saved = TorchState(["w"], {"w": {"momentum_buffer": 0.0}}, 7, {"w": {"lr": 0.1}})
@@ -46,7 +46,8 @@ def setting_differences(
     ["lr is 0.1 in torch's optimizer and 0.2 in tx (w)"]
     """
     kinds = {key for buffers in saved.buffers.values() for key in buffers} - {"max_exp_avg_sq"}
-    if kinds not in ({"exp_avg", "exp_avg_sq"}, {"momentum_buffer"}, set()):
+    muon = any("ns_steps" in settings for settings in saved.settings.values())
+    if muon or kinds not in ({"exp_avg", "exp_avg_sq"}, {"momentum_buffer"}, set()):
         return []
     try:
         probe = _Prober(sources, tx, params)

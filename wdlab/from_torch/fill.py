@@ -15,6 +15,7 @@ import optax
 from wdlab._core.names import first_few
 from wdlab.from_torch.names import Source, as_numpy, laid_out
 from wdlab.from_torch.state import TorchState
+from wdlab.preconditioners import OrthogonalizeState
 from wdlab.rules import leaves_with_paths
 from wdlab.training import RoundingState
 
@@ -75,7 +76,9 @@ class Filler:
             if field == "count":
                 new[field] = jnp.asarray(self.saved.step, jnp.result_type(new[field]))
             elif field in BUFFERS:
-                new[field] = self._moments(new[field], BUFFERS[field])
+                is_muon = isinstance(node, OrthogonalizeState)
+                key = BUFFERS["trace"] if is_muon else BUFFERS[field]
+                new[field] = self._moments(new[field], key)
             elif field not in _KEPT and not (set(fields) >= _FACTORED and field in _FACTORED):
                 new[field] = self.fill(new[field], f"{where}.{field}")
         return type(node)(**new)

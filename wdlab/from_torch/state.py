@@ -56,6 +56,28 @@ def read_state_dict(
     return TorchState(list(names.values()), buffers, _one_step(steps, step), settings)
 
 
+def together(states: Sequence[TorchState]) -> TorchState:
+    """Returns the states of optimizers that trained one model side by side, such as Muon and AdamW.
+
+    Raises:
+      ValueError: If two of them trained one parameter, or made different numbers of updates.
+
+    >>> muon, adamw = (TorchState([name], {}, 7, {}) for name in ("fc.weight", "fc.bias"))
+    >>> together([muon, adamw]).names
+    ['fc.weight', 'fc.bias']
+    """
+    names = [name for state in states for name in state.names]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two of the state_dicts have {first_few(twice)}: each parameter has one.")
+    made = sorted({state.step for state in states})
+    if len(made) > 1:
+        raise ValueError(f"the optimizers made {made[0]} and {made[-1]} updates; give equal ones.")
+    buffers = {name: entry for state in states for name, entry in state.buffers.items()}
+    settings = {name: group for state in states for name, group in state.settings.items()}
+    return TorchState(names, buffers, made[0], settings)
+
+
 def nested(state_dict: Any) -> Mapping[str, Any]:
     """The state_dict with "state" and "param_groups", also where it was flattened.
 
