@@ -1,5 +1,6 @@
 """The studies of grids: from points to summary, on trainings cut short, and their tasks."""
 
+import dataclasses
 import functools
 import importlib
 import itertools
@@ -93,11 +94,7 @@ def test_adafactors_verdict_follows_from_the_losses(tmp_path, monkeypatch):
         now["point"] = point
         return measure(point, size)
 
-    monkeypatch.setattr(adafactor_parts, "STUDY", None)
-    parts = study.Study(
-        "adafactor_parts", adafactor_parts.points, seen, adafactor_parts.draw,
-        adafactor_parts.summarize,
-    )  # fmt: skip
+    parts = dataclasses.replace(adafactor_parts.STUDY, measure=seen)
     assert study.run(parts, "tiny", tmp_path / "paper").agrees == "yes"
     bad.clear()
     summary = study.run(parts, "tiny", tmp_path / "all alike")
