@@ -101,8 +101,8 @@ def convention(name):
     coupling, rule = known.coupling_for(defaults), twins.decoupled
     for key in (known.order, coupling, name):
         rule = UNLIKE.get(key, rule)
-    reads = name in ("optax.lamb", "torch.ASGD", "scion.Scion", "optax.contrib.sophia")
-    reads = reads or name in ("bitsandbytes.LAMB", "bitsandbytes.LARS")
+    reads = name in ("optax.lamb", "torch.ASGD", "optax.contrib.sophia")
+    reads = reads or coupling == "fixed" or name in ("bitsandbytes.LAMB", "bitsandbytes.LARS")
     reads = reads or ("dafactor" in name and name not in ABSOLUTE)
     reads = reads or coupling in ("averaged", "d_lr") or name.startswith("dadaptation.")
     factors = {"scale": 0.0} if name in OF_MATRICES else {}

@@ -254,6 +254,7 @@ MATRIX_VARIANTS = {
         {"weight_decay_method": "palm", "extra_scale_factor": 0.2, "coefficient_type": "simple"},
         {"weight_decay_method": "l2", "scale_mode": "unit_rms_norm", "num_ns_steps": 6},
     ],
+    "emerging_optimizers.Scion": [{"momentum": 0.8, "spectral_radius": 3.0}],
     "megatron.Muon": [
         {},
         {"decoupled_weight_decay": False, "muon_extra_scale_factor": 0.2, "adam_beta2": 0.95},

@@ -56,6 +56,7 @@ WHY_NOT = {
     "nanochat.Muon": "no more rows than columns it is torch.AdamW's",
     "modded_nanogpt.NorMuon": "no more rows than columns it is palm.Adafactor's",
     "scion.Scion": "its lambda is 1",
+    "emerging_optimizers.Scion": "its lambda is 1",
     "paper.Adafactor": "no weight decay",
 }
 THREE = ("torch.AdamW", "paper.AdamW", "palm.Adafactor")  # Powers 1, 0 and 2.

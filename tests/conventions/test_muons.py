@@ -28,7 +28,10 @@ DECAY = 0.02
 SCALES = {"wide": 0.5, "square": 0.0, "matrix": 1.0, "vector": 1.0, "kernel": 0.5}
 RULES = tuple(Rule(name, scale) for name, scale in SCALES.items())
 CASES = {f"{n} {i}": (n, v) for n, vs in MATRIX_VARIANTS.items() for i, v in enumerate(vs)}
-ALONE = ("torch.Muon", "keller_jordan.Muon", "modded_nanogpt.NorMuon", "nanochat.Muon")
+ALONE = (
+    *("torch.Muon", "keller_jordan.Muon", "modded_nanogpt.NorMuon", "nanochat.Muon"),
+    *("emerging_optimizers.Muon", "emerging_optimizers.Scion"),
+)
 
 
 def arguments_of(name, variant, exact=True):
@@ -37,7 +40,7 @@ def arguments_of(name, variant, exact=True):
     given = known.complete(variant)
     if known.decay_argument:
         given[known.decay_argument] = DECAY
-    if name in (*ALONE, "emerging_optimizers.Muon"):
+    if name in ALONE:
         given["rest"] = "torch.AdamW"
     if exact:
         for argument in ("fp32_matmul_prec", "muon_fp32_matmul_prec"):
@@ -130,7 +133,7 @@ PARAMS = {"embed": jnp.ones((5, 3)), "kernel": jnp.ones((4, 3)), "bias": jnp.one
 
 
 def test_what_nothing_trains_is_an_error_that_says_what_to_write():
-    for name in (*ALONE, "emerging_optimizers.Muon"):
+    for name in ALONE:
         with pytest.raises(ValueError, match=f"{name}: 1 .* bias. .*rest='torch.AdamW'"):
             conventions.build(name, 0.1).init(PARAMS)
         conventions.build(name, 0.1, rest="torch.AdamW").init(PARAMS)

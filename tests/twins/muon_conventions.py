@@ -315,6 +315,14 @@ def nvidia_muon(p, g, state, t, lr, h):
     return p - lr * nvidia_direction(g, state, h)
 
 
+def nvidia_scion(p, g, state, t, lr, h):
+    if p.ndim != 2:
+        return adamw_by_default(p, g, state, t, lr, h)
+    more = {"nesterov": False, "scale_mode": "unit_rms_norm"}
+    more["extra_scale_factor"] = h["spectral_radius"]
+    return p * (1 - lr * h["leaf_scale"]) - lr * nvidia_direction(g, state, {**h, **more})
+
+
 def nvidia_direction(g, state, h):
     rounded = h.get("rounded", exact)
     x = ema(g, state, h.get("momentum", h.get("muon_momentum")), h["nesterov"])
@@ -402,6 +410,7 @@ TWINS = {
     "modded_nanogpt.NorMuon": modded_normuon,
     "nanochat.Muon": nanochat,
     "emerging_optimizers.Muon": nvidia_muon,
+    "emerging_optimizers.Scion": nvidia_scion,
     "megatron.Muon": megatron_muon,
     "scion.Scion": scion,
     "llm_optimizer_benchmark.Signum": signum,

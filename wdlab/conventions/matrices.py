@@ -30,7 +30,7 @@ from wdlab.conventions.convention import Request
 from wdlab.decay import add_l2_gradient, decay_weights
 from wdlab.optimizers import complete, scale_by_learning_rate
 from wdlab.preconditioners import MatrixAxes, MatrixRule
-from wdlab.rules import Rule, decisions, normalize_rules
+from wdlab.rules import Rule, decisions, leaves_with_paths, normalize_rules
 from wdlab.schedules import ScalarOrSchedule, multiplier_of
 
 PyTree = Any
@@ -79,31 +79,46 @@ def by_matrices(
     if isinstance(chosen, str):
         chosen = (Rule(chosen), Rule(".*", 0.0))
     chosen = None if chosen is None else normalize_rules(chosen)
-    ranks = "2" if most == 2 else f"2 to {most}"
 
     def labels(tree: PyTree) -> PyTree:
-        made = decisions(tree, 1.0 if chosen is None else chosen)
-        fits = [2 <= np.ndim(d.leaf) <= most for d in made]
-        if chosen is not None:
-            wrong = [d.path for d, fit in zip(made, fits, strict=True) if d.scale and not fit]
-            if wrong:
-                raise ValueError(
-                    f"{request.name}: muon names {first_few(wrong)}, of another rank than {ranks}, "
-                    f"which the original refuses. Exempt it: muon=(Rule({wrong[0]!r}, 0.0), ...)."
-                )
-            fits = [d.scale > 0 for d in made]
-        others = [d.path for d, fit in zip(made, fits, strict=True) if not fit]
-        if others and rest is None:
-            raise ValueError(
-                f"{request.name}: {len(others)} parameter(s) are no matrices of rank {ranks}: "
-                f"{first_few(others)}. The original trains none of them. Name their optimizer: "
-                "rest='torch.AdamW', or rest=wdlab.conventions.build('torch.AdamW', 3e-4, ...)."
-            )
-        return jax.tree.unflatten(
-            jax.tree.structure(tree), ["muon" if fit else "rest" for fit in fits]
-        )
+        are_matrices = _matrices_of(request.name, tree, chosen, most)
+        if rest is None:
+            _refuse_others(request.name, tree, are_matrices, most)
+        named = ["muon" if each else "rest" for each in are_matrices]
+        return jax.tree.unflatten(jax.tree.structure(tree), named)
 
     return optax.partition({"muon": matrices, "rest": rest or optax.set_to_zero()}, labels)
+
+
+def _matrices_of(name: str, tree: PyTree, chosen: PyTree, most: int) -> list[bool]:
+    """Whether each leaf is a matrix, by its rank or by what the user chose."""
+    made = decisions(tree, 1.0 if chosen is None else chosen)
+    fits = [2 <= np.ndim(decision.leaf) <= most for decision in made]
+    if chosen is None:
+        return fits
+    wrong = [d.path for d, fit in zip(made, fits, strict=True) if d.scale and not fit]
+    if wrong:
+        raise ValueError(
+            f"{name}: muon names {first_few(wrong)}, of another rank than {_ranks(most)}, which "
+            f"the original refuses. Exempt it: muon=(Rule({wrong[0]!r}, 0.0), ...)."
+        )
+    return [decision.scale > 0 for decision in made]
+
+
+def _refuse_others(name: str, tree: PyTree, are_matrices: list[bool], most: int) -> None:
+    """Of an original without an optimizer for them."""
+    pairs = zip(leaves_with_paths(tree), are_matrices, strict=True)
+    others = [path for (path, _), each in pairs if not each]
+    if others:
+        raise ValueError(
+            f"{name}: {len(others)} parameter(s) are no matrices of rank {_ranks(most)}: "
+            f"{first_few(others)}. The original trains none of them. Name their optimizer: "
+            "rest='torch.AdamW', or rest=wdlab.conventions.build('torch.AdamW', 3e-4, ...)."
+        )
+
+
+def _ranks(most: int) -> str:
+    return "2" if most == 2 else f"2 to {most}"
 
 
 def _rest_of(

@@ -1,5 +1,6 @@
 """The directions of dion that see a part of each matrix: of low rank, or of some of its rows."""
 
+import functools
 import math
 import zlib
 from collections.abc import Callable
@@ -159,6 +160,9 @@ def selected_rows_direction(
     Source: dion@0a059a4, dion2.py and nordion2.py.
     """
     of_rows = muon_beta2 is not None
+    of_matrix = functools.partial(
+        _selected_rows, kept=kept, fraction=fraction, muon_beta2=muon_beta2, iteration=iteration
+    )
 
     def init_fn(params: PyTree) -> SelectedRowsState:
         leaves, treedef = jax.tree.flatten(params)
@@ -169,23 +173,6 @@ def selected_rows_direction(
         neurons = [jnp.zeros(shape, x.dtype) for shape, x in zip(rows, leaves, strict=True)]
         of_each = treedef.unflatten(neurons) if of_rows else None
         return SelectedRowsState(treedef.unflatten(zeros), of_each)
-
-    def matrix(m: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
-        by_row = of_rows or m.shape[0] <= m.shape[1]
-        x = m if by_row else m.T
-        count = max(1, math.ceil(fraction * len(x)))
-        chosen = jax.lax.top_k(jnp.sum(jnp.abs(x), axis=1), count)[1]
-        part = x[chosen]
-        u = newton_schulz(part if by_row else part.T, **iteration)
-        u = u if by_row else u.T
-        if muon_beta2 is not None:
-            size = muon_beta2 * v[chosen] + (1 - muon_beta2) * jnp.mean(u * u, 1, keepdims=True)
-            w = u / (jnp.sqrt(size) + 1e-8)
-            u = w * (jnp.linalg.norm(u) / jnp.maximum(jnp.linalg.norm(w), 1e-8))
-            v = v.at[chosen].set(size)
-        step = jnp.zeros_like(x).at[chosen].set(u)
-        x = x.at[chosen].multiply(kept)
-        return (step, x, v) if by_row else (step.T, x.T, v)
 
     def update_fn(
         updates: PyTree, state: Any, params: PyTree | None = None
@@ -203,7 +190,7 @@ def selected_rows_direction(
             flat = block.reshape(-1, *block.shape[-2:])
             neurons = jnp.zeros((len(flat), flat.shape[1], 1), g.dtype)
             neurons = neurons if v is None else v.reshape(neurons.shape)
-            step, rest, new = jax.vmap(matrix)(flat, neurons)
+            step, rest, new = jax.vmap(of_matrix)(flat, neurons)
             back = (x.reshape(block.shape) for x in (step, rest))
             step, rest = (view.join([jnp.swapaxes(x, -1, -2) if turned else x]) for x in back)
             return step, rest, None if v is None else new.reshape(v.shape)
@@ -212,6 +199,33 @@ def selected_rows_direction(
         return steps, SelectedRowsState(momentum, neurons)
 
     return transformation(init_fn, update_fn)
+
+
+def _selected_rows(
+    m: jax.Array,
+    v: jax.Array,
+    *,
+    kept: float,
+    fraction: float,
+    muon_beta2: float | None,
+    iteration: dict[str, Any],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A step of one matrix: its direction, momentum and second moments after it."""
+    by_row = muon_beta2 is not None or m.shape[0] <= m.shape[1]
+    x = m if by_row else m.T
+    count = max(1, math.ceil(fraction * len(x)))
+    chosen = jax.lax.top_k(jnp.sum(jnp.abs(x), axis=1), count)[1]
+    part = x[chosen]
+    u = newton_schulz(part if by_row else part.T, **iteration)
+    u = u if by_row else u.T
+    if muon_beta2 is not None:
+        size = muon_beta2 * v[chosen] + (1 - muon_beta2) * jnp.mean(u * u, 1, keepdims=True)
+        w = u / (jnp.sqrt(size) + 1e-8)
+        u = w * (jnp.linalg.norm(u) / jnp.maximum(jnp.linalg.norm(w), 1e-8))
+        v = v.at[chosen].set(size)
+    step = jnp.zeros_like(x).at[chosen].set(u)
+    x = x.at[chosen].multiply(kept)
+    return (step, x, v) if by_row else (step.T, x.T, v)
 
 
 def _by_leaf(

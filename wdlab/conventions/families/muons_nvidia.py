@@ -40,40 +40,48 @@ _TREE = {name: value for name, value in OF_A_TREE.items() if name != "iteration_
 
 
 def _direction(request: Request, prefix: str = "") -> optax.GradientTransformation:
-    given = {
-        name: request[prefix + name]
-        for name in (
-            *("momentum", "nesterov", "coefficient_type", "num_ns_steps", "scale_mode"),
-            *("extra_scale_factor", "fp32_matmul_prec"),
-        )
-    }
-    for name, choices in (
-        ("coefficient_type", _COEFFICIENTS),
-        ("scale_mode", _SCALES),
-        ("fp32_matmul_prec", _DTYPES),
-    ):
-        check_choice(f"{request.name}: {prefix}{name}", given[name], tuple(choices))
-    if given["coefficient_type"] == "cubic5" and given["num_ns_steps"] != 5:
-        raise ValueError(
-            f"{request.name}: cubic5 is made for num_ns_steps=5, as the original says."
-        )
+    kind, steps = request[f"{prefix}coefficient_type"], request[f"{prefix}num_ns_steps"]
+    if kind == "cubic5" and steps != 5:
+        raise ValueError(f"{request.name}: cubic5 is made for num_ns_steps=5 and no other.")
     direction = orthogonalize(
-        given["momentum"],
-        nesterov=given["nesterov"],
-        coefficients=_COEFFICIENTS[given["coefficient_type"]],
-        steps=given["num_ns_steps"],
+        request[f"{prefix}momentum"],
+        nesterov=request[f"{prefix}nesterov"],
+        coefficients=_chosen(request, f"{prefix}coefficient_type", _COEFFICIENTS),
+        steps=steps,
         eps=1e-15,
-        dtype=_DTYPES[given["fp32_matmul_prec"]],
-        scaling=_SCALES[given["scale_mode"]],
+        dtype=_chosen(request, f"{prefix}fp32_matmul_prec", _DTYPES),
+        scaling=_chosen(request, f"{prefix}scale_mode", _SCALES),
         rms=1.0,
         axes=axes_of(request, _MATRICES),
     )
-    return optax.chain(direction, optax.scale(given["extra_scale_factor"]))
+    return optax.chain(direction, optax.scale(request[f"{prefix}extra_scale_factor"]))
 
 
 def _emerging(request: Request) -> optax.GradientTransformation:
     matrices = with_matrix_decay(request, _direction(request), rate_of(request))
     return by_matrices(request, matrices, None)
+
+
+def _scion(request: Request) -> optax.GradientTransformation:
+    direction = orthogonalize(
+        request["momentum"],
+        nesterov=False,
+        coefficients=_chosen(request, "coefficient_type", _COEFFICIENTS),
+        steps=request["num_ns_steps"],
+        eps=1e-15,
+        dtype=_chosen(request, "fp32_matmul_prec", _DTYPES),
+        scaling="spectral",
+        axes=axes_of(request, _MATRICES),
+    )
+    direction = optax.chain(direction, optax.scale(request["spectral_radius"]))
+    rate = rate_of(request)
+    matrices = with_matrix_decay(request, direction, rate, multiplier=rate, weight_decay=1.0)
+    return by_matrices(request, matrices, None)
+
+
+def _chosen(request: Request, argument: str, choices: Mapping[str, Any]) -> Any:
+    check_choice(f"{request.name}: {argument}", request[argument], tuple(choices))
+    return choices[request[argument]]
 
 
 def _megatron(request: Request) -> optax.GradientTransformation:
@@ -146,6 +154,41 @@ CONVENTIONS = (
         ),
         make=_emerging,
         coupling_of=_method,
+    ),
+    Convention(
+        name="emerging_optimizers.Scion",
+        version="Emerging-Optimizers fd77292",
+        source=(
+            "https://github.com/NVIDIA-NeMo/Emerging-Optimizers/blob/fd77292/emerging_optimizers/"
+            "orthogonalized_optimizers/scion.py"
+        ),
+        equation=(
+            "theta <- (1 - lr_t s) theta; m <- mu m + (1 - mu) g; theta <- theta - lr_t "
+            "spectral_radius sqrt(rows / columns) NS(m)"
+        ),
+        coupling="fixed",
+        order="before",
+        epsilon="at least the norm: max(|x|, 1e-15)",
+        learning_rate=3e-4,
+        defaults={
+            "momentum": 0.95,
+            "fp32_matmul_prec": "medium",
+            "coefficient_type": "quintic",
+            "num_ns_steps": 5,
+            "spectral_radius": 1.0,
+            **_TREE,
+        },
+        decay_argument=None,
+        traps=(
+            "Its weight decay is set to 1 and told in the log alone: weights stay in a ball of "
+            "radius spectral_radius sqrt(rows / columns)",
+            "momentum is the usual one, 0.95; scion.Scion's is one minus it",
+            "matrices alone, where scion.Scion has norms for other leaves",
+            ALONE,
+            LAYOUT,
+            BY_RANK,
+        ),
+        make=_scion,
     ),
     Convention(
         name="megatron.Muon",
