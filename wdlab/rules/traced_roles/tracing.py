@@ -18,8 +18,13 @@ from wdlab.rules.traced_roles.walk import Walk
 PyTree = Any
 
 
-def roles(loss_fn: Callable[..., Any], params: PyTree, *batch: Any, wrt: Any = None) -> dict:
+def roles(
+    loss_fn: Callable[..., Any], params: PyTree, *batch: Any, wrt: Any = None
+) -> dict[str, str]:
     """Returns what each leaf is, read off the traced loss; names play no part.
+
+    Nothing is computed, whether arrays have values or not. :func:`leaf_roles` gives axes and
+    evidence as well, and measures invariance.
 
     Args:
       loss_fn: As in :func:`leaf_roles`.
@@ -42,7 +47,8 @@ def roles(loss_fn: Callable[..., Any], params: PyTree, *batch: Any, wrt: Any = N
     >>> roles(lambda p, x: jnp.mean((x @ p["w"] + p["b"]) ** 2), params, x)
     {'b': 'bias', 'w': 'head'}
     """
-    return {leaf.path: str(leaf) for leaf in leaf_roles(loss_fn, params, *batch, wrt=wrt)}
+    found = leaf_roles(loss_fn, params, *batch, wrt=wrt, measure=False)
+    return {leaf.path: str(leaf) for leaf in found}
 
 
 def leaf_roles(
