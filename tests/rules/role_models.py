@@ -248,8 +248,9 @@ def haiku():
         return model.apply(params, state, None, x, y)
 
     patterns = (
-        ("conv/w", "kernel"),
+        ("conv/w", "kernel, scale-invariant"),
         ("batch_norm/scale", AFTER),
+        ("conv/b", "bias, scale-invariant"),
         (".*/(b|offset)", "bias"),
         ("layer_norm/scale", BEFORE),
         ("lstm/.*/w", "matrix"),
@@ -274,19 +275,21 @@ PREACT = (
     (".*conv1/kernel", "kernel, scale-invariant"),
     (".*/kernel", "kernel"),
 )
+# BatchNorm subtracts the bias before it: neither it nor the kernel's size matters.
 VGG = (
+    ("convs/.*bias", "bias, scale-invariant"),
     (".*bias", "bias"),
     ("head/kernel", "head"),
     (".*/scale", AFTER),
-    ("convs/.*", "kernel"),
+    ("convs/.*", "kernel, scale-invariant"),
     ("linears/.*", "matrix"),
 )
 INVARIANT_VGG = (
     ("head/kernel", "head, no gradient"),
     ("head/bias", "bias, no gradient"),
-    (".*/bias", "bias"),
-    ("convs/.*", "kernel"),
-    ("linears/.*", "matrix"),
+    (".*/bias", "bias, scale-invariant"),
+    ("convs/.*", "kernel, scale-invariant"),
+    ("linears/.*", "matrix, scale-invariant"),
 )
 CASES = {
     "GPT": gpt,

@@ -37,7 +37,7 @@ def test_names_play_no_part(name):
     before = roles(loss, params, *batch)
     leaves, treedef = jax.tree.flatten(params)
     words = ["bias", "scale", "kernel", "embedding", "norm", "w", "pos", "head", "b", "gate"]
-    for seed in range(3):
+    for seed in range(2):
         draw = random.Random(seed)
         names = [f"{draw.choice(words)}/{n:03}/{draw.choice(words)}" for n in range(len(leaves))]
         draw.shuffle(names)
@@ -214,6 +214,58 @@ def test_invariance_is_measured():
     assert "gradient not orthogonal" in found["held"].evidence[-1]
     assert found["b"].scale_invariant is False
     assert found["b"].cosine is None
+
+
+@pytest.mark.parametrize("name", ["Haiku", "Linen"])
+def test_the_loss_stays_where_the_trace_says_invariant_and_moves_elsewhere(name):
+    loss, params, batch, _ = CASES[name]()
+    rng = np.random.default_rng(0)
+
+    def drawn(leaf):
+        if jnp.issubdtype(leaf.dtype, jnp.integer):
+            return rng.integers(0, 5, leaf.shape).astype(leaf.dtype)
+        return rng.normal(size=leaf.shape).astype(leaf.dtype)
+
+    params, batch = jax.tree.map(drawn, params), jax.tree.map(drawn, batch)
+    found = leaf_roles(loss, params, *batch, measure=False)
+    leaves, treedef = jax.tree.flatten(params)
+
+    @jax.jit
+    def losses(scales):
+        scaled = [leaf * scale for leaf, scale in zip(leaves, scales, strict=True)]
+        value = loss(jax.tree.unflatten(treedef, scaled), *batch)
+        return value[0] if isinstance(value, tuple) else value
+
+    first = losses(np.ones(len(leaves)))
+    moved = {
+        leaf.path: abs(losses(np.where(np.arange(len(leaves)) == n, 3.0, 1.0)) - first) / first
+        for n, leaf in enumerate(found)
+    }
+    invariant = {leaf.path for leaf in found if leaf.scale_invariant}
+    assert invariant
+    assert {path for path, change in moved.items() if change < 1e-5} == invariant
+
+
+def test_a_mean_removes_a_constant_only_along_its_own_dimensions():
+    def of(normalize):
+        def loss(p, x):
+            return jnp.mean(jnp.tanh(normalize(x @ p["w"] + p["b"])))
+
+        return roles(loss, {"w": W, "b": B}, X)["w"]
+
+    def standardized(x, axis, center=None):
+        center = x if center is None else center
+        x = x - center.mean(axis, keepdims=True)
+        return x / jnp.sqrt((x**2).mean(axis, keepdims=True) + 1e-5)
+
+    assert of(lambda x: standardized(x, 0)) == "head, scale-invariant"
+    assert of(lambda x: standardized(x, 1)) == "head"  # The bias differs along this one.
+    assert of(lambda x: standardized(x, (0, 1))) == "head"
+    assert of(lambda x: standardized(x, 0, center=jnp.tanh(x))) == "head"
+    fast = lambda x: (x - x.mean(0)) / jnp.sqrt((x**2).mean(0) - x.mean(0) ** 2 + 1e-5)  # noqa: E731
+    assert of(fast) == "head, scale-invariant"
+    wrong = lambda x: (x - x.mean(0)) / jnp.sqrt((x**2).mean(0) - x.mean() ** 2)  # noqa: E731
+    assert of(wrong) == "head"
 
 
 def test_a_loss_that_is_no_scalar_is_refused():

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from wdlab.rules.traced_roles.centering import centered
 from wdlab.rules.traced_roles.degrees import bits
 from wdlab.rules.traced_roles.dimensions import Sources, sources
 from wdlab.rules.traced_roles.marks import (
@@ -50,6 +51,7 @@ def results(notes: Notes, eqn: Any, operands: Sequence[Value]) -> list[Value]:
         where = sources(name, params, shapes, out)
         value = _result(notes, name, params, operands, where, first=n == 0)
         value = replace(value, degrees=degrees[min(n, len(degrees) - 1)])
+        value = centered(name, params, operands, shapes, out, value)
         found.append(value if to_float else replace(value, live=0))
     if len(outs) == len(operands) > 1 and name in MOVED:  # One result for each operand.
         return list(operands)

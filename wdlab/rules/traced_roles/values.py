@@ -39,6 +39,25 @@ class Carrier:
 
 
 @dataclass(frozen=True)
+class Shift:
+    """A value's degrees up to an added term that is constant along dimensions."""
+
+    rest: Degrees
+    along: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """That a value is a mean, or what a mean is made of, of another one."""
+
+    kind: str  # "square", "sum", "sum of squares", "mean", "mean of squares", ...
+    token: object  # Of the other value.
+    shift: Shift | None  # Of the other value.
+    axes: frozenset[int] = NONE
+    count: int = 0
+
+
+@dataclass(frozen=True)
 class Value:
     """What is known of one array.
 
@@ -57,6 +76,10 @@ class Value:
     gated: int = 0  # Weights that it was multiplied by just now.
     marks: frozenset[str] = field(default_factory=frozenset)
     number: float | None = None  # A constant whose entries are all this.
+    constant_along: frozenset[int] = NONE  # Dimensions along which all entries are equal.
+    shift: Shift | None = None
+    statistic: Statistic | None = field(default=None, compare=False)
+    token: object = field(default_factory=object, compare=False)  # Equal tokens, equal entries.
 
 
 def constant(ndim: int, number: float | None = None, *marks: str) -> Value:
@@ -122,7 +145,7 @@ def joined(first: Value, second: Value) -> Value:
     'ACTIVATION'
     """
     if first == second:
-        return first
+        return replace(first, shift=None, statistic=None, token=object())
     kind = max(first.kind, second.kind)
     pairs = zip(first.tags, second.tags, strict=True)
     same = first.number is not None and first.number == second.number
@@ -149,7 +172,7 @@ def without_first_dimension(value: Value) -> Value:
     (frozenset({1}),)
     """
     carriers = tuple(replace(c, axes=c.axes[1:]) for c in value.carriers)
-    return replace(value, tags=value.tags[1:], carriers=carriers)
+    return _anew(value, value.tags[1:], carriers)
 
 
 def with_first_dimension(value: Value, tag: Tags) -> Value:
@@ -159,4 +182,17 @@ def with_first_dimension(value: Value, tag: Tags) -> Value:
     (frozenset(), frozenset({0}))
     """
     carriers = tuple(replace(c, axes=(NONE, *c.axes)) for c in value.carriers)
-    return replace(value, tags=(tag, *value.tags), carriers=carriers)
+    return _anew(value, (tag, *value.tags), carriers)
+
+
+def _anew(value: Value, tags: tuple[Tags, ...], carriers: tuple[Carrier, ...]) -> Value:
+    """With other dimensions: what is known by dimension is lost."""
+    return replace(
+        value,
+        tags=tags,
+        carriers=carriers,
+        constant_along=NONE,
+        shift=None,
+        statistic=None,
+        token=object(),
+    )
