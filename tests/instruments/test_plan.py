@@ -212,7 +212,7 @@ TOLD_APART = {
     "300": (steps_at(300), steps_at(400), "from step 300 in this plan, 400"),
     "30k": (steps_at(30_000), steps_at(45_000), "from step 30000 in this plan, 45000"),
     "60k": (steps_at(60_000), steps_at(90_000), "from step 60000 in this plan, 90000"),
-    "120k": (steps_at(120_000), steps_at(400_000), "decays by 1e-05 in this plan, 0.0001 at step"),
+    "120k": (steps_at(120_000), steps_at(400_000), "decays by 1e-05 in this plan, 0.0001"),
 }
 
 
