@@ -13,6 +13,7 @@ from wdlab._core.transformation import transformation
 from wdlab.decay import next_count
 from wdlab.preconditioners.adam_formulas import AdamFormulas
 from wdlab.preconditioners.kronecker import layouts_of
+from wdlab.preconditioners.placement import in_place
 from wdlab.rules import normalize_rules
 
 PyTree = Any
@@ -106,7 +107,8 @@ def low_rank(
             like = jnp.zeros_like(p, dtype=working_dtype(p))
             projection = norm = _NONE
             if right is not None:
-                shape = jax.eval_shape(lambda g, n, r=right, i=i: draw(g, r, i, n), like, 0).shape
+                of = jax.ShapeDtypeStruct(like.shape, like.dtype)  # Wherever its parts are.
+                shape = jax.eval_shape(lambda g, n, r=right, i=i: draw(g, r, i, n), of, 0).shape
                 projection = jnp.zeros(shape, like.dtype)
                 norm = jnp.zeros(shape[:-2], like.dtype) if norms else _NONE
                 like = _reduced(like, projection, right)
@@ -142,7 +144,7 @@ def low_rank(
         steps = treedef.unflatten([step.astype(g.dtype) for step, g in given])
         return steps, _state(next_count(state.count), treedef, new)
 
-    return transformation(init_fn, update_fn)
+    return transformation(init_fn, in_place(update_fn))
 
 
 def singular_vectors(g: jax.Array, rank: int, *, right: bool) -> jax.Array:

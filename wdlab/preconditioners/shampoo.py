@@ -26,6 +26,7 @@ from wdlab.preconditioners.kronecker import (
     per_axis,
 )
 from wdlab.preconditioners.moments import one_minus_power
+from wdlab.preconditioners.placement import in_place
 from wdlab.rules import normalize_rules
 
 PyTree = Any
@@ -147,7 +148,7 @@ def scale_by_shampoo(
             directions.append(cut.join(step, g.shape).astype(g.dtype))
         return treedef.unflatten(directions), _state(next_count(state.count), treedef, new)
 
-    return transformation(init_fn, update_fn)
+    return transformation(init_fn, in_place(update_fn))
 
 
 class _Moments(NamedTuple):

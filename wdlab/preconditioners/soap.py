@@ -24,6 +24,7 @@ from wdlab.preconditioners.kronecker import (
     layouts_of,
     per_axis,
 )
+from wdlab.preconditioners.placement import in_place
 from wdlab.rules import normalize_rules
 
 PyTree = Any
@@ -138,7 +139,7 @@ def scale_by_soap(
         new = _state(next_count(state.count), treedef, turned)
         return treedef.unflatten(directions), new
 
-    return transformation(init_fn, update_fn)
+    return transformation(init_fn, in_place(update_fn))
 
 
 class _Step(NamedTuple):
