@@ -64,6 +64,8 @@ STEPS = {
     "decay huber": (adam_then(lambda: penalties.decay_huber(0.1, delta=1.0)), 10),
     "decay proximal": (adam_then(lambda: penalties.decay_proximal(0.1)), 10),
     "decay corrected": (adam_then(lambda: variants.decay_corrected(0.1, **ONE_NORMALIZED)), 10),
+    # The iteration's operand and its product, as many at a time as XLA starts.
+    "muon": (lambda: optimizers.muon(LR, **DECAY), 66.3, 2.5),
     "adams": (lambda: adams(LR, weight_decay=0.1), 11),
     "groups": (lambda: groups.grouped(scale_by_adam(), 0.1, TWO_GROUPS), 10),
     "adafactor": (adafactor(), 7),

@@ -1,8 +1,9 @@
-"""torch.optim.Muon, live: its own source with float64 products, and with its 16 bits as they are."""
+"""torch.optim.Muon, live: its own source with wide products, and with its 16 bits."""
 
 import inspect
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +20,14 @@ from wdlab.rules import ALL
 pytestmark = pytest.mark.oracle
 SHAPES = [(24, 10), (10, 24), (16, 16)]
 STEPS = 200
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # The matrices are small.
+    yield
+    torch.set_num_threads(before)
 
 
 def torch_muon(dtype):
@@ -46,18 +55,18 @@ def test_200_steps_with_wide_products(x64, dtype, bound, their, our, weight_deca
     leaves = [torch.nn.Parameter(torch.from_numpy(x.copy())) for x in start]
     optimizer = torch_muon(dtype)(leaves, lr=0.02, weight_decay=weight_decay, **their)
     ours = optimizers.muon(
-        lambda count: 0.02 / (1 + count / 50), weight_decay=weight_decay, coupling="lr", rules=ALL,
-        axes=TORCH_AXES, hidden=True, dtype=dtype, **our,
+        lambda count: 0.02 / (1 + jnp.asarray(count, float) / 50), weight_decay=weight_decay,
+        coupling="lr", rules=ALL, axes=TORCH_AXES, hidden=True, dtype=dtype, **our,
     )  # fmt: skip
     params = [jnp.asarray(x) for x in start]
-    state = ours.init(params)
+    state, update = ours.init(params), jax.jit(ours.update)
     for t in range(STEPS):
         grads = [rng.normal(size=shape).astype(dtype) for shape in SHAPES]
         for leaf, g in zip(leaves, grads, strict=True):
             leaf.grad = torch.from_numpy(g.copy())
         optimizer.param_groups[0]["lr"] = 0.02 / (1 + t / 50)
         optimizer.step()
-        updates, state = ours.update([jnp.asarray(g) for g in grads], state, params)
+        updates, state = update([jnp.asarray(g) for g in grads], state, params)
         params = [p + u for p, u in zip(params, updates, strict=True)]
     for leaf, p in zip(leaves, params, strict=True):
         error = np.abs(leaf.detach().numpy() - np.asarray(p)).max() / np.abs(np.asarray(p)).max()

@@ -30,6 +30,9 @@ TXS = OPTIMIZERS | {
     "adafactor_optax": lambda: optax.adafactor(0.1),
     "adafactor_torch": lambda: wdlab.conventions.build("torch.Adafactor", 0.1),
     "adafactor_momentum": lambda: wdlab.conventions.build("keras.Adafactor", 0.1),
+    "muon": lambda: wdlab.optimizers.muon(
+        0.1, steps=1, neuron_b2=0.9, axes=wdlab.preconditioners.MatrixAxes(kernels="batch")
+    ),
     "skipping": lambda: skip_nonfinite(OPTIMIZERS["clipped"]()),
     "accumulating": lambda: optax.MultiSteps(OPTIMIZERS["adamw"](), 2).gradient_transformation(),
     "kahan": lambda: wdlab.training.kahan(OPTIMIZERS["adamw"]()),

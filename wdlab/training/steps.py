@@ -176,6 +176,10 @@ def _is_on_a_mesh(leaf: Any) -> bool:
 
 def _sharding_of_twin(path: str, leaf: Any, by_path: dict[str, Any]) -> Sharding | None:
     """That of the parameter whose path ends the state leaf's, if the leaf has its axes, or most."""
+    own = getattr(leaf, "sharding", None)
+    if isinstance(own, NamedSharding) and any(own.spec):  # ``init`` says it on an explicit mesh.
+        mesh = next(iter(by_path.values())).sharding.mesh
+        return NamedSharding(mesh, own.spec)
     parts = path.split("/")
     for start in range(len(parts) + 1):
         twin = by_path.get("/".join(parts[start:]))
