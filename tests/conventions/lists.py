@@ -210,6 +210,10 @@ TWIN_VARIANTS = {
     ],
     # Its curvature comes in by a keyword argument: tests/preconditioners/test_sophia.py.
     "sophia.SophiaG": [{}, {"betas": (0.5, 0.9), "maximize": True}],
+    "gpa.GPAAdamW": [
+        {"use_wd_on_y": True, "train_interp_coeff": 0.5},
+        {"iterate_averaging_type": "SCHEDULE_FREE", "weight_pow_coeff": 1.0, "beta1": 0.5},
+    ],
     "schedulefree.AdamWScheduleFree": [
         {"betas": (0.95, 0.9), "eps": 1e-3, "warmup_steps": 30, "r": 1.5, "weight_lr_power": 1.0}
     ],

@@ -44,6 +44,7 @@ WHY_NOT = {
     "apex.FusedLAMB": "trust ratio",
     "adopt.ADOPT": "With decouple=True it is decoupled",
     **dict.fromkeys((n for n in conventions.names() if "schedule" in n), "average"),
+    "gpa.GPAAdamW": "average",
     "prodigyopt.Prodigy": "estimate d",
     "optax.contrib.prodigy": "estimate d",
     "optax.contrib.dadapt_adamw": "estimate d",

@@ -104,6 +104,15 @@ def test_evaluation_finds_every_part_and_leaves_the_rest():
         schedule_free_eval_params(adamw(0.1).init(params["a"]), params["a"])
 
 
+def test_gpa_is_evaluated_at_its_average():
+    """With mu_x = 0 the average is z itself; y is between, so all three are one."""
+    tx = conventions.build("gpa.GPAAdamW", 0.1, eval_interp_coeff=0.0)
+    params, state = run(tx, {"w": jnp.array(4.0)}, {"w": jnp.array(1.0)}, 3)
+    x = schedule_free_eval_params(state, params)["w"]
+    np.testing.assert_allclose([x, params["w"]], state.z["w"], rtol=1e-6)
+    np.testing.assert_allclose(x, 4 - 0.3, rtol=1e-6)
+
+
 def test_in_bfloat16_the_average_goes_on_where_optax_s_stops():
     """256 + 1 is 256 there."""
     params, grads = {"w": jnp.zeros(1, jnp.bfloat16)}, {"w": jnp.zeros(1, jnp.bfloat16)}

@@ -104,7 +104,30 @@ def _optax_adam(g, state, t, h):
     return g / (np.sqrt(_second(g, state, h["b2"]) / (1 - h["b2"] ** t)) + h["eps"])
 
 
+def gpa(y, g, state, t, lr, h):
+    """gpa/gpa_adamw.py, with its names."""
+    z = state.get("z", y)
+    mu_y = h["train_interp_coeff"]
+    lr_max = state["lr_max"] = max(lr, state.get("lr_max", -1.0))
+    coeff = 1 - h["eval_interp_coeff"]
+    if h["iterate_averaging_type"] == "SCHEDULE_FREE":
+        weight = t ** h["weight_pow_coeff"] * lr_max ** h["weight_lr_power"]
+        state["sum"] = state.get("sum", 0.0) + weight
+        coeff = weight / state["sum"]
+    b1, b2 = h["beta1"], h["beta2"]
+    state["m"] = b1 * state.get("m", 0.0) + (1 - b1) * g
+    denom = np.sqrt(_second(g, state, b2) / (1 - b2**t)) + h["eps"]
+    step = state["m"] / (1 - b1**t) / denom
+    if h["use_wd_on_y"]:
+        y = y * (1 - lr * h["weight_decay"])
+    else:
+        z = z * (1 - lr * h["weight_decay"])
+    state["z"] = z - lr * step
+    return y + coeff * (z - y) + lr * (mu_y * (1 - coeff) - 1) * step
+
+
 TWINS = {
+    "gpa.GPAAdamW": gpa,
     "schedulefree.AdamWScheduleFree": adamw,
     "schedulefree.AdamWScheduleFreeReference": adamw,
     "schedulefree.SGDScheduleFree": sgd,
