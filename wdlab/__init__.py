@@ -1,6 +1,6 @@
 """Weight decay for JAX: explicit, composable, checkable. ``help(wdlab.rules)`` shows a room.
 
-rules           which parameters decay, and how much: paths, Rule, presets
+rules           which parameters decay, and how much: paths, Rule, presets, roles
 schedules       learning rates that know their peak, couplings, strengths by timescale
 decay           the decay terms: L2 in the gradient, decoupled, penalties, norm bounds, spheres
 preconditioners gradient -> direction, without rate, sign or decay
