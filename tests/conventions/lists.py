@@ -26,6 +26,7 @@ LIVE = frozenset(
             for name in ("AdamW", "NAdamW", "SGDW", "Lion", "Adan", "Adopt", "Mars", "Lamb", "Lars")
         ),
         "timm.NvNovoGrad",
+        *("optax.adan", "optax.contrib.ademamix", "optax.contrib.adopt"),
         *(
             f"schedulefree.{name}ScheduleFree{kind}"
             for name, kind in (("AdamW", ""), ("AdamW", "Reference"), ("SGD", ""), ("RAdam", ""))
@@ -155,6 +156,9 @@ TWIN_VARIANTS = {
     "bitsandbytes.LARS": [{"momentum": 0.9}],
     "torchao._AdamW": [{"amsgrad": True}],
     **{f"torchao.Adam{w}{bits}": [{}] for w in ("", "W") for bits in ("8bit", "4bit", "Fp8")},
+    "optax.adan": [{"b2": 0.5}],
+    "optax.contrib.ademamix": [{"eps_root": 1e-6}],
+    "optax.contrib.adopt": [{"nesterov": True}],
     "paper.SGDW": [{}, {"beta1": 0.0}],
     "paper.AdamW": [{}, {"beta2": 0.95, "eps": 1e-3}],
     "paper.AdamWR": [{"first_steps": 20, "factor": 2}, {"first_steps": 70}],

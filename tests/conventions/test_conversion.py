@@ -37,6 +37,7 @@ WHY_NOT = {
     **{f"bitsandbytes.{name}": "no number is equal" for name in ("RMSprop", "Adagrad", "LARS")},
     "bitsandbytes.SGD": "no number is equal",
     **{f"torchao.Adam{bits}": "Choose a decoupled" for bits in ("8bit", "4bit", "Fp8")},
+    "optax.contrib.adopt": "has no weight decay",
     "timm.Adopt": "With decoupled=True it is decoupled",
     "timm.Lamb": "trust ratio",
     "timm.Lars": "each leaf's own rate",

@@ -87,6 +87,11 @@ DISTANCES = {
     "optax.contrib.prodigy": [{}, {"beta3": 0.9, "estim_lr0": 0.1, "safeguard_warmup": True}],
     "optax.contrib.dadapt_adamw": [{}, {"estim_lr0": 0.1, "betas": (0.5, 0.9)}],
 }
+OPTAX = {
+    "optax.adan": [{}, {"b1": 0.9, "b2": 0.5, "b3": 0.95, "eps_root": 1e-6}],
+    "optax.contrib.ademamix": [{}, {"b3": 0.99, "alpha": 8.0, "eps_root": 1e-6}],
+    "optax.contrib.adopt": [{}, {"nesterov": True, "use_clipping": False, "b2": 0.99}],
+}
 BITSANDBYTES = {
     "bitsandbytes.Adam": [{}, {"betas": (0.5, 0.95), "eps": 1e-3}],
     "bitsandbytes.AdamW": [{}],
@@ -101,7 +106,7 @@ TORCHAO = {
     **{f"torchao.AdamW{bits}": [{}] for bits in ("8bit", "4bit", "Fp8")},
     **{f"torchao.Adam{bits}": [{}] for bits in ("8bit", "4bit", "Fp8")},
 }
-VARIANTS = {**OPTIMI, **TIMM, **AVERAGES, **DISTANCES, **BITSANDBYTES, **TORCHAO}
+VARIANTS = {**OPTIMI, **TIMM, **AVERAGES, **DISTANCES, **BITSANDBYTES, **TORCHAO, **OPTAX}
 # Those that compute in float32 whatever the weights' dtype, with the bound on the deviation of ours
 # in float64. SGD's weights leap to 1e3 at the spike: torch.SGD in float32 is 4.8e-6 off as well.
 # torchao's 1 - b2**t is a difference of float32 numbers, 1.3e-5 off, and its steps half of that.

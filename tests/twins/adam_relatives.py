@@ -395,6 +395,37 @@ def bnb_lars(p, g, state, t, lr, h):
     return p - lr * (most / length if length > most else 1.0) * state["b"]
 
 
+def optax_adan(p, g, state, t, lr, h):
+    """With 1 - b2 where adan_step has b2."""
+    b1, b2, b3 = (h[name] for name in ("b1", "b2", "b3"))
+    change = g - state.get("last", g)
+    state["last"] = g
+    state["m"] = b1 * state.get("m", 0.0) + (1 - b1) * g
+    state["d"] = b2 * state.get("d", 0.0) + (1 - b2) * change
+    state["n"] = b3 * state.get("n", 0.0) + (1 - b3) * (g + (1 - b2) * change) ** 2
+    u = state["m"] / (1 - b1**t) + (1 - b2) * state["d"] / (1 - b2**t)
+    u = u / (np.sqrt(state["n"] / (1 - b3**t) + h["eps_root"]) + h["eps"])
+    return p - lr * (u + h["weight_decay"] * p)
+
+
+def optax_ademamix(p, g, state, t, lr, h):
+    update = ademamix_step(g, state, t, h, h["b3"], h["alpha"], h["eps_root"])
+    return p - lr * (update + h["weight_decay"] * p)
+
+
+def optax_adopt(p, g, state, t, lr, h):
+    b1, b2 = h["b1"], h["b2"]
+    if t == 1:
+        state["v"], state["m"] = g * g, 0.0 * g
+        return p
+    normed = g / np.maximum(np.sqrt(state["v"]), h["eps"])
+    if h["use_clipping"]:
+        normed = np.clip(normed, -((t - 1) ** 0.25), (t - 1) ** 0.25)
+    state["v"] = b2 * state["v"] + (1 - b2) * g * g
+    m = state["m"] = b1 * state["m"] + (1 - b1) * normed
+    return p - lr * (b1 * m + (1 - b1) * normed if h["nesterov"] else m)
+
+
 TWINS = {
     "ademamix.AdEMAMix": ademamix,
     "ademamix.ademamix": ademamix_optax,
@@ -425,6 +456,9 @@ TWINS = {
     "bitsandbytes.Adagrad": bnb_adagrad,
     "bitsandbytes.LAMB": bnb_lamb,
     "bitsandbytes.LARS": bnb_lars,
+    "optax.adan": optax_adan,
+    "optax.contrib.ademamix": optax_ademamix,
+    "optax.contrib.adopt": optax_adopt,
     "torchao._AdamW": torchao_adamw,
     **{f"torchao.AdamW{bits}": torchao_adamw for bits in ("8bit", "4bit", "Fp8")},
     **{f"torchao.Adam{bits}": torchao_adam for bits in ("8bit", "4bit", "Fp8")},

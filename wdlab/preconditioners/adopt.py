@@ -31,6 +31,7 @@ def scale_by_adopt(
     eps: ArrayLike = 1e-6,
     *,
     clip_exponent: ArrayLike | None = 0.25,
+    nesterov: bool = False,
 ) -> optax.GradientTransformation:
     r"""Turns gradients into ADOPT's direction: no learning rate, no sign, no decay.
 
@@ -47,6 +48,7 @@ def scale_by_adopt(
       b2: Decay rate of the second moment, in [0, 1).
       eps: Least root of the second moment, at least 0, in units of the gradient.
       clip_exponent: ``p``, at least 0: 0.25 in the authors' code, 0.333 in timm. None: no clipping.
+      nesterov: Whether the step looks ahead, :math:`u_t = b_1 m_t + (1-b_1) n_t` (Optax).
 
     Raises:
       TypeError, ValueError: If a number is out of range.
@@ -80,17 +82,22 @@ def scale_by_adopt(
             limit = jnp.power(state.count.astype(jnp.result_type(float)), clip_exponent)
         of_square = jnp.where(first, 1.0, 1.0 - b2)
 
-        def next_mean(g: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
+        def normalize(g: jax.Array, v: jax.Array) -> jax.Array:
             normed = g / jnp.where(first, 1, jnp.maximum(jnp.sqrt(v), like(eps, v)))
             if limit is not None:
                 normed = jnp.clip(normed, -like(limit, g), like(limit, g))
-            return like(b1, m) * m + jnp.where(first, 0, like(1.0 - b1, g) * normed)
+            return jnp.where(first, 0, normed)
 
-        mu = jax.tree.map(next_mean, wide, state.mu, state.nu)
+        def average(n: jax.Array, m: jax.Array) -> jax.Array:
+            return like(b1, m) * m + like(1.0 - b1, m) * n
+
+        normed = jax.tree.map(normalize, wide, state.nu)
+        mu = jax.tree.map(average, normed, state.mu)
         nu = jax.tree.map(
             lambda g, v: like(b2, v) * v + like(of_square, g) * (g * g), wide, state.nu
         )
         new = ScaleByAdoptState(next_count(state.count), mu, nu)
-        return as_before(mu, updates), as_before(new, state)
+        directions = jax.tree.map(average, normed, mu) if nesterov else mu
+        return as_before(directions, updates), as_before(new, state)
 
     return transformation(init_fn, update_fn)
