@@ -11,7 +11,7 @@ import wdlab
 from wdlab import groups, optimizers
 from wdlab.decay import hyperball, keep_initial_norm, penalties, variants
 from wdlab.optimizers import adams
-from wdlab.preconditioners import scale_by_adam
+from wdlab.preconditioners import scale_by_adam, scale_by_galore
 from wdlab.rules import Rule
 from wdlab.training import precision
 
@@ -87,6 +87,13 @@ STEPS = {
     "adafactor l2": (adafactor(coupling="l2"), 9.5, 0.76),
     "adafactor clipped": (adafactor(first=clip), 10.1, 1.01),
     "adafactor decay first": (adafactor(decay_first=True), 9.5, 0.76),
+    "sophia": (lambda: wdlab.conventions.build("sophia.SophiaG", LR), 7),
+    "galore": (lambda: scale_by_galore(16), 8.3, 1.4),
+    # A factor and a basis of both axes are 2.5 copies of a leaf each: products with them, their
+    # branches, and what eigh and qr work in.
+    "soap": (lambda: optimizers.soap(LR, **DECAY), 88, 8.4),
+    "soap, short axes": (lambda: optimizers.soap(LR, max_dim=256, **DECAY), 34, 4.4),
+    "shampoo": (lambda: optimizers.shampoo(LR, **DECAY), 65, 7.7),
 }
 
 
