@@ -73,6 +73,9 @@ class Config(Settings):
     # of the computation; weights stay float32. float16: with dynamic loss scaling
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
+    # wdlab.doctor's report at the start; norm, rotation and decay of the weights while it trains
+    doctor: bool = shape(False)
+
     # Optimization. One step sees batch_size * gradient_accumulation_steps sequences.
     batch_size: int = setting(16, POSITIVE)  # sequences per micro-batch
     gradient_accumulation_steps: int = setting(16, POSITIVE)  # micro-batches per step

@@ -4,8 +4,9 @@ import optax
 
 import wdlab
 from examples.runs import conventions, optimizers
+from wdlab.instruments import monitor
 from wdlab.preconditioners import MatrixAxes, MatrixRule, momentum
-from wdlab.schedules import ScalarOrSchedule, Schedule, multiplier_of
+from wdlab.schedules import ScalarOrSchedule, Schedule, multiplier_of, value_at
 from wdlab.training import skip_nonfinite
 
 from .config import SUBSTRINGS, Config
@@ -57,6 +58,25 @@ def l2_penalty(config: Config) -> optax.GradientTransformation:
     return wdlab.add_l2_gradient(2 * config.l2_reg, rules=decay_rules(config))
 
 
+def shrink(config: Config) -> ScalarOrSchedule:
+    """The share of a weight that a step's decay takes; 0 where it depends on the gradients."""
+    plain = config.opt_type in ("gd", "gdm")
+    if config.convention or not (plain or is_decoupled(config)):
+        return 0.0
+    kept = config.beta1 if config.opt_type == "gdm" else 0.0  # L2 comes back through momentum.
+    kappa = decay_multiplier(config) if is_decoupled(config) else learning_rate(config)
+    return lambda count: value_at(kappa, count) * config.weight_decay / (1 - kept)
+
+
+def _watched(config: Config) -> tuple[optax.GradientTransformation, ...]:
+    """What looks at the finished step every so often and changes nothing (``--doctor``)."""
+    if not config.doctor:
+        return ()
+    every = min(config.log_interval, 100)
+    kept = 0.0 if config.opt_type == "gd" else config.beta1
+    return (monitor(shrink(config), every=every, rules=decay_rules(config), momentum=kept),)
+
+
 def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
     """L2 regularization, clipping, L2 as SGD's weight decay, the optimizer, decoupled decay.
 
@@ -68,7 +88,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
     if config.grad_clip:  # As torch.nn.utils.clip_grad_norm_ does, with its 1e-6.
         clip = wdlab.clip_by_global_norm(config.grad_clip, eps=1e-6)
     if config.convention or config.opt_type in optimizers.NAMES:
-        return skip_nonfinite(optax.chain(l2_penalty(config), clip, _with_own_decay(config)))
+        chain = l2_penalty(config), clip, _with_own_decay(config), *_watched(config)
+        return skip_nonfinite(optax.chain(*chain))
     decoupled = config.weight_decay if is_decoupled(config) else 0.0
     if config.opt_type == "adam":
         optimizer = optax.adam(lr, b1=config.beta1, b2=config.beta2)
@@ -84,6 +105,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformationExtraArgs:
             wdlab.add_l2_gradient(config.weight_decay - decoupled, rules=rules),
             optimizer,
             wdlab.decay_weights(decoupled, multiplier=decay_multiplier(config), rules=rules),
+            *_watched(config),
         )
     )
 

@@ -11,6 +11,7 @@ from examples.runs import conventions, optimizers, processes, run_dir
 from examples.runs.errors import Diverged, UserError
 from examples.runs.records import Records, Row
 from examples.runs.run import Run
+from wdlab.instruments import readings
 from wdlab.training import Checkpoints
 
 from . import data as data_lib
@@ -41,6 +42,12 @@ class Trainer(Run):
             "weight_norm_decayed": "decayed",
             "weight_norm_exempt": "exempt",
         },
+        "rotation (radians a step)": {
+            "monitor/decayed/rotation": "decayed",
+            "monitor/exempt/rotation": "exempt",
+        },
+        "decay's share of the step": {"monitor/decayed/decay_share": None},
+        "step / weight, at equilibrium 1": {"monitor/decayed/balance": None},
     }
 
     def __init__(self, start: Start):
@@ -129,7 +136,22 @@ class Trainer(Run):
 
     def _weights(self, made: dict[str, Any]) -> dict[str, Any]:
         state, rate = self.state, made["learning_rate"]
-        return {"weights": self.weight_metrics(state.params, state.opt_state, rate)}
+        found = self.weight_metrics(state.params, state.opt_state, rate)
+        if self.config.doctor:  # Copies: the next step takes the state's buffers.
+            seen = readings(state.opt_state)
+            found |= {f"monitor/{name}": value + 0 for name, value in seen.items()}
+        return {"weights": found}
+
+    def describe_decay(self) -> None:
+        """With ``--doctor`` its report as well, and as a page beside the results."""
+        super().describe_decay()
+        if not self.config.doctor:
+            return
+        about = {"steps": self.config.max_iters, "tokens_per_step": self.config.tokens_per_step}
+        report = wdlab.doctor(self.tx, self.state.params, **about)
+        report.print(self.display.console)
+        if processes.is_main():
+            run_dir.write(self.folder / "doctor.html", report.html())
 
     def read(self, numbers: dict[str, Any], seconds: float) -> Row:
         """Counts, shows, and where it is due gives the columns of ``metrics.jsonl``."""

@@ -16,6 +16,7 @@ from wdlab.instruments.diagnosis.nearest_convention import learning_rates, neare
 from wdlab.instruments.diagnosis.page import page
 from wdlab.instruments.rotation import predicted_rotation
 
+_TOO_LONG = 30  # Of a timescale, in runs.
 _POINTS = 120  # Of a curve.
 _COLORS = {"error": "red", "warning": "yellow", "note": "dim"}
 
@@ -64,6 +65,10 @@ class Report:
         if not decaying:
             return "sound, and nothing decays"
         share = max(decaying, key=lambda g: g.entries).timescale_of_run
+        if share and share > _TOO_LONG:
+            return (
+                f"sound, but the decay does next to nothing: it looks back over {share:,.0f} runs"
+            )
         return f"sound: the decay looks back over {share:.2g} of the run" if share else "sound"
 
     def __str__(self) -> str:
