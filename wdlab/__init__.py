@@ -7,7 +7,7 @@ preconditioners gradient -> direction, without rate, sign or decay
 optimizers      chains short enough to see where the decay sits
 groups          parameter groups, LoRA, layer-wise decay, muP
 conventions     the optimizers of other systems by name, conversion, published recipes
-instruments     tables, forecasts, plans; norms, rotation, curvature
+instruments     tables, forecasts, plans, the doctor; norms, rotation, curvature
 training        the update step, 16-bit weights, steps that are not finite, checkpoints
 from_torch      weights and optimizer state of a torch run
 sweep           grids of trainings in one compiled program
