@@ -236,9 +236,9 @@ _JIACHENG = {"use_polar_express": False, "adjust_lr": None}
 # The same for the optimizers of matrices, which test_muons.py takes over more shapes, and with
 # kernels, on which the release of KellerJordan/Muon fails.
 MATRIX_VARIANTS = {
-    "torch.Muon": [{}, {"adjust_lr_fn": "match_rms_adamw", "nesterov": False, "ns_steps": 3}],
+    "torch.Muon": [{}, {"adjust_lr_fn": "match_rms_adamw", "nesterov": False, "ns_steps": 1}],
     "optax.contrib.muon": [
-        {"adam_weight_decay": 0.1},
+        {"adam_weight_decay": 0.1, "ns_steps": 2},
         {
             "nesterov": False,
             "adaptive": True,
@@ -246,7 +246,7 @@ MATRIX_VARIANTS = {
             "ns_coeffs": ((2, -1.5, 0.5),),
         },
     ],
-    "moonlight.Muon": [{}, {"nesterov": False, "ns_steps": 3, "adamw_betas": (0.8, 0.99)}],
+    "moonlight.Muon": [{}, {"nesterov": False, "ns_steps": 1, "adamw_betas": (0.8, 0.99)}],
     "keller_jordan.Muon": [{}],
     "keller_jordan.MuonWithAuxAdam": [{"adam_weight_decay": 0.5, "momentum": 0.8}],
     "dion.Muon": [{}, _FLAT, _JIACHENG],
@@ -255,22 +255,22 @@ MATRIX_VARIANTS = {
     "dion.Dion2": [{}, {"fraction": 0.5, "adjust_lr": "rms_norm"}],
     "dion.NorDion2": [{"fraction": 0.5, "use_polar_express": False}],
     "modded_nanogpt.NorMuon": [{}, {"lr_mul": 2.0, "wd_mul": 5.0, "beta2": 0.5, "momentum": 0.8}],
-    "nanochat.Muon": [{}, {"num_iterations": 200, "ns_steps": 3, "beta2": 0.5}],
+    "nanochat.Muon": [{}, {"num_iterations": 200, "ns_steps": 1, "beta2": 0.5}],
     "emerging_optimizers.Muon": [
         {"fp32_matmul_prec": "highest"},
         {"weight_decay_method": "independent", "scale_mode": "shape_scaling", **_POLAR},
-        {"weight_decay_method": "palm", "extra_scale_factor": 0.2, "coefficient_type": "simple"},
-        {"weight_decay_method": "l2", "scale_mode": "unit_rms_norm", "num_ns_steps": 6},
+        {"weight_decay_method": "palm", "extra_scale_factor": 0.2, "num_ns_steps": 1},
+        {"weight_decay_method": "l2", "scale_mode": "unit_rms_norm", "num_ns_steps": 2},
     ],
-    "emerging_optimizers.Scion": [{"momentum": 0.8, "spectral_radius": 3.0}],
+    "emerging_optimizers.Scion": [{"coefficient_type": "simple", "spectral_radius": 3.0}],
     "megatron.Muon": [
         {},
-        {"decoupled_weight_decay": False, "muon_extra_scale_factor": 0.2, "adam_beta2": 0.95},
+        {"decoupled_weight_decay": False, "muon_num_ns_steps": 1, "adam_beta2": 0.95},
     ],
     "scion.Scion": [
         {},
-        {"momentum": 0.1, "scale": 3.0, "norm_kwargs": {"steps": 3}},
-        {"unconstrained": True},
+        {"momentum": 0.1, "scale": 3.0, "norm_kwargs": {"steps": 2}},
+        {"unconstrained": True, "norm_kwargs": {"steps": 1}},
     ],
     "llm_optimizer_benchmark.Signum": [
         {"momentum": 0.9},

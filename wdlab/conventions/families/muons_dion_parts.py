@@ -83,7 +83,7 @@ _ROWS: dict[str, Any] = {
 }
 _LOW_RANK: dict[str, Any] = {
     **SHARED,
-    "epsilon": "added to the norms of Q's columns; in AdamW outside",
+    "epsilon": "added to the norms: of Q's columns; in AdamW outside",
     "refused": {
         "qr_method": "How it is computed, not what: Householder's here.",
         "cqr_warmup_steps": "How it is computed, not what.",
