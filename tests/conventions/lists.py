@@ -104,7 +104,7 @@ TWIN_VARIANTS = {
     "axlearn.adamw_decoupled": [{"b1": 0.9, "b2": 0.95, "eps": 1e-8}],
     "nanodo.adamw": [{}, {"independent_weight_decay": True}],
     "timm.AdamW": [{}, {"corrected_weight_decay": True, "caution": True}, {"amsgrad": True}],
-    "timm.NAdamW": [{}, {"corrected_weight_decay": True, "caution": True}],
+    "timm.NAdamW": [{"clipping_threshold": 0.5}, {"corrected_weight_decay": True, "caution": True}],
     "timm.SGDW": [{}, {"corrected_weight_decay": True, "momentum": 0.9, "caution": True}],
     "timm.Lion": [{}, {"corrected_weight_decay": True, "caution": True}],
     "modded_nanogpt.Adam": [{}, {"adam_betas": (0.9, 0.99), "lr_mul": 5.0, "wd_mul": 3.0}],

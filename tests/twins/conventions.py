@@ -238,12 +238,18 @@ def timm_caution(u, g, h):
     return u * (mask / max(mask.mean(), 1e-3))
 
 
+def timm_clipped(root, g, h):
+    """The denominator, enlarged where the gradient has outgrown it."""
+    threshold = h["clipping_threshold"]
+    return root if threshold is None else root * max(1.0, rms(g / root) / threshold)
+
+
 def timm_adamw(p, g, state, t, lr, h):
     (b1, b2), p = h["betas"], timm_decay(p, lr, h)
     m, v = moments(g, state, b1, b2)
     if h["amsgrad"]:
         v = state["top"] = np.maximum(state.get("top", 0.0), v)
-    root = np.sqrt(v) / math.sqrt(1 - b2**t) + h["eps"]
+    root = timm_clipped(np.sqrt(v) / math.sqrt(1 - b2**t) + h["eps"], g, h)
     return p - lr / (1 - b1**t) * timm_caution(m, g, h) / root
 
 
@@ -251,7 +257,8 @@ def timm_nadamw(p, g, state, t, lr, h):
     (b1, b2), p = h["betas"], timm_decay(p, lr, h)
     m, v = moments(g, state, b1, b2)
     ahead = timm_caution(b1 * m + (1 - b1) * g, g, h)
-    return p - lr / (1 - b1**t) * ahead / (np.sqrt(v) / math.sqrt(1 - b2**t) + h["eps"])
+    root = timm_clipped(np.sqrt(v) / math.sqrt(1 - b2**t) + h["eps"], g, h)
+    return p - lr / (1 - b1**t) * ahead / root
 
 
 def timm_sgdw(p, g, state, t, lr, h):

@@ -75,7 +75,7 @@ class Convention:
         "proximal" (Adan: the stepped weight is divided by 1 + lr_t lambda), "trust_ratio" (LAMB),
         "leaf_rate" (LARS), "momentum" (NovoGrad), "lr_by_shape" (nanochat), "lr2_by_shape",
         "averaged" (schedule-free), "d_lr" (Prodigy: d lr_t), "fixed" (Scion), "none".
-      order: "before", "joint", "after" the step; "in the gradient", "in the trust ratio", "none".
+      order: "before", "joint", "after" the step; "in the gradient" (momentum, trust ratio), "none".
         Before and joint are one where the step does not look at the weights.
       epsilon: Where epsilon is, in words.
       bias_correction: What is corrected for the start at zero.

@@ -39,7 +39,7 @@ def decay_proximal(
 
     - ``of="stepped"``: :math:`\theta_t = (\theta_{t-1} + u_t) / (1 + k_t)`, the proximal operator
       of :math:`\frac{k_t}{2}\lVert\theta\rVert^2` applied to the stepped weight: MoMo, Algorithms
-      1 and 2, and its authors' PyTorch code;
+      1 and 2, and its authors' PyTorch code; Adan (arXiv 2208.06677);
     - ``of="previous"``: :math:`\theta_t = \theta_{t-1} / (1 + k_t) + u_t`, the step itself is not
       divided: ``optax.contrib.momo`` and ``momo_adam`` (optax 0.2.8).
 
