@@ -128,6 +128,12 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
+def test_of_a_sign_flip_nothing_is_said_about_the_strength():
+    names = {finding.name for finding in wdlab.doctor(negative_decay(), PARAMS, steps=10).findings}
+    assert "weights_grow" in names
+    assert not names & {"does_nothing", "forgets_the_run"}
+
+
 def test_each_planted_fault_is_found(name):
     check, tx, more = FAULTS[name]
     report = wdlab.doctor(tx, **{"params": PARAMS, "steps": STEPS} | more)

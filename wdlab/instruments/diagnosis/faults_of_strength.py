@@ -14,7 +14,7 @@ _OPTAX_DEFAULT = 1e-4
 
 def _weights_grow(run: Examination) -> list[Finding]:
     """A decay with the wrong sign."""
-    grow = [leaf for leaf in run.leaves if np.any(np.nan_to_num(leaf.shrink) < 0)]
+    grow = [leaf for leaf in run.leaves if _grows(leaf)]
     text = "the decay of {} has the wrong sign: without a gradient the weights grow"
     advice = (
         "add_decayed_weights goes before scale_by_learning_rate, which turns the sign; behind it "
@@ -49,6 +49,7 @@ def _forgets_the_run(run: Examination) -> list[Finding]:
 def _does_nothing(run: Examination) -> list[Finding]:
     """A decay that takes less than a thousandth of an undriven weight in the whole run."""
     weak = [x for x in run.leaves if x.peak > 0 and x.total_shrink < _NOTHING and x.moves]
+    weak = [leaf for leaf in weak if not _grows(leaf)]
     if not weak:
         return []
     strongest = max(weak, key=lambda leaf: leaf.total_shrink)
@@ -132,6 +133,10 @@ def _another_rate(run: Examination) -> list[Finding]:
 def _strength(run: Examination, leaf: LeafFacts, match: Match) -> float:
     """The weight decay as torch.AdamW counts it."""
     return leaf.shrink_at(run.busiest_step(leaf)) / match.learning_rate
+
+
+def _grows(leaf: LeafFacts) -> bool:
+    return bool(np.any(np.nan_to_num(leaf.shrink) < 0))
 
 
 def _mean(leaf: LeafFacts) -> float:
