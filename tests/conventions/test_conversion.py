@@ -62,9 +62,13 @@ WHY_NOT = {
     "paper.Adafactor": "no weight decay",
 }
 THREE = ("torch.AdamW", "paper.AdamW", "palm.Adafactor")  # Powers 1, 0 and 2.
-# One convention of each power of the learning rate and factor, which is all that is converted by.
+# One convention of each power of the learning rate, factor and form: all that is converted by.
 KINDS = {
-    (known.power_for(known.defaults), known.factor_for(known.defaults)): known.name
+    (
+        known.power_for(known.defaults),
+        known.factor_for(known.defaults),
+        known.coupling_for(known.defaults) == "proximal",
+    ): known.name
     for known in map(conventions.get, CONVERTIBLE)
 }.values()
 # Of schedules, those whose shrink follows it alike: equal over a run, not at the peak only.
