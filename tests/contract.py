@@ -14,7 +14,16 @@ import numpy as np
 import optax
 
 from tests.twins import variants as twins
-from wdlab import conventions, decay, groups, optimizers, preconditioners, schedules, training
+from wdlab import (
+    conventions,
+    decay,
+    groups,
+    instruments,
+    optimizers,
+    preconditioners,
+    schedules,
+    training,
+)
 from wdlab.conventions.parts import caution
 from wdlab.groups import Group
 from wdlab.rules import Rule
@@ -366,6 +375,7 @@ OWN = {
     "in_float32": around(optimizers.in_float32),
     "complete": around(lambda tx: optimizers.complete("mine", tx, RULES, complex_ok=True)),
     "clip_by_block_rms": directed(preconditioners.clip_by_block_rms(0.1)),
+    "monitor": Member(lambda x: instruments.monitor(0.1, every=2, rules=RULES), reads_params=True),
 }
 
 

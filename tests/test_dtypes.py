@@ -39,8 +39,8 @@ def trees(params=None, grads=None):
     return p, g
 
 
-# A direction has its gradient's dtype; frozen leaves keep theirs; muP's widths name other leaves.
-OTHERS = ("scale_by", "clip_by", "freeze", "mu", "momentum")
+# A direction has its gradient's dtype; frozen and watched leaves keep theirs; muP names others.
+OTHERS = ("scale_by", "clip_by", "freeze", "monitor", "mu", "momentum")
 # Optax's part of the member, or rounding to 16 bits on purpose, gives other numbers.
 ROUNDED = ("keep_initial_norm", "decay_then_step", "step_then_decay", "stochastic_rounding")
 ROUNDED += ("kahan", "float32_masters")

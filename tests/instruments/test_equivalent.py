@@ -180,7 +180,6 @@ def leaves(update):
 
 BASES = {
     "adamw": optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2, weight_decay=0.1)),
-    "nadam": optax.nadam(1e-2),
     "momentum": optax.chain(optax.add_decayed_weights(0.1), optax.sgd(1e-2, momentum=0.9)),
     "lion": optax.lion(1e-2, weight_decay=0.1),
     "rmsprop": optax.rmsprop(1e-2, centered=True, momentum=0.9),
@@ -200,7 +199,7 @@ def test_every_mutation_is_found(base):
             if answer.how == "proved":
                 assert_same_steps(BASES[base], mutant)
     assert equal == []
-    assert found >= {"adamw": 85, "nadam": 65, "momentum": 15, "lion": 35, "rmsprop": 45}[base]
+    assert found >= {"adamw": 85, "momentum": 22, "lion": 38, "rmsprop": 56}[base]
 
 
 def assert_same_steps(one, two):

@@ -87,8 +87,10 @@ def monitor(
     check_number("momentum", momentum, high=1.0, high_open=True)
 
     def init_fn(params: PyTree) -> MonitorState:
-        zero = Reading(*(jnp.zeros([], jnp.float32) for _ in Reading._fields))
-        found = dict.fromkeys(_members(params, groups, rules), zero)
+        found = {  # Each number is a buffer of its own: they are donated.
+            name: Reading(*(jnp.zeros([], jnp.float32) for _ in Reading._fields))
+            for name in _members(params, groups, rules)
+        }
         return MonitorState(jnp.zeros([], jnp.int32), jnp.full([], -1, jnp.int32), found)
 
     def update_fn(
@@ -161,12 +163,11 @@ def _members(
             for name, pattern in groups.items()
         }
     empty = [name for name, flags in inside.items() if not any(flags)]
-    if empty and groups is not None:
+    if empty and paths and groups is not None:  # optax.tree.map_params has no leaves.
         raise ValueError(f"monitor: the group {empty[0]!r} has no leaf; paths: {paths[:3]} ...")
     return {
         name: [(n, scales[n]) for n, is_in in enumerate(flags) if is_in]
         for name, flags in inside.items()
-        if any(flags)
     }
 
 
@@ -183,12 +184,13 @@ def _reading(leaves: list[tuple[Any, Any, float]], delta: jax.Array, momentum: f
             wanted += predicted_rotation(share, momentum) ** 2 * square
     length = jnp.sqrt(size)
     across = jnp.sqrt(jnp.maximum(moved - along**2 / _or_one(size), 0.0))
-    return Reading(
+    found = Reading(
         norm=length,
         rotation=jnp.arctan2(across, length + along / _or_one(length)),
         decay_share=jnp.sqrt(decayed / _or_one(moved)),
         balance=jnp.where(wanted > 0, jnp.sqrt(jnp.maximum(driven, 0.0) / _or_one(wanted)), 0.0),
     )
+    return Reading(*(x.astype(jnp.float32) for x in found))
 
 
 def _or_one(x: jax.Array) -> jax.Array:

@@ -30,6 +30,11 @@ def plan_differences(this: dict[str, Any], other: dict[str, Any]) -> list[str]:
         elif leaf != others:
             kinds = this["kinds"][leaf[2]], other["kinds"][others[2]]
             lines.append(f"{path}: {_difference(leaf, others, *kinds)}")
+    if not lines and this["optimizer"] != other["optimizer"]:
+        lines.append(
+            "every leaf decays and steps alike, by another program: wdlab.equivalent(one, other, "
+            "params) tells whether the two optimizers are the same"
+        )
     for key in ("optimizer", "calls_per_update"):
         if this[key] != other[key]:
             lines.append(f"{key.replace('_', ' ')}: {_both(this[key], other[key])}")
