@@ -25,7 +25,7 @@ from .contenders import (
     torch_contender,
     warm_up,
 )
-from .rows import ROWS, Row
+from .rows import MATRIX_ROWS, ROWS, Row
 
 PyTree = Any
 WIDTH = 145  # Of a table whose columns are not cut, in a file too.
@@ -51,6 +51,7 @@ class Settings:
     quick: bool = False  # A tenth of the sizes, 2 repeats.
     repeats: int = 5  # Of each of two rounds of buffers.
     leaves: int = 10_000  # Of the second tree; 0 leaves it out.
+    torch: bool = True  # Torch's steps too; its Muon takes minutes on a CPU without bfloat16 units.
     only: str = ""  # Only the optimizers whose name contains this.
 
 
@@ -78,11 +79,16 @@ def small_leaves(count: int) -> PyTree:
 
 
 def measure(
-    row: Row, shapes: PyTree, repeats: int, compiler: Callable[..., Contender] = compiled
+    row: Row,
+    shapes: PyTree,
+    repeats: int,
+    compiler: Callable[..., Contender] = compiled,
+    *,
+    with_torch: bool = True,
 ) -> list[str]:
     """One line of the table."""
     ours, theirs = compiler(row, "wdlab", shapes), compiler(row, "Optax", shapes)
-    torch = torch_contender(row, shapes)
+    torch = torch_contender(row, shapes) if with_torch else None
     contenders = [ours, theirs] + ([torch] if torch else [])
     own, *others = times_in_turn(contenders, repeats)
     ratios = [f"{other / own:.2f}" for other in others] + ["-"]
@@ -110,7 +116,7 @@ def measure_all(settings: Settings, rows: list[Row]) -> None:
     repeats = 2 if settings.quick else settings.repeats
     model = gpt2(blocks=2, width=256, vocabulary=8192) if settings.quick else gpt2()
     size = sum(leaf.size for leaf in jax.tree.leaves(model)) / 1e6
-    lines = (measure(row, model, repeats) for row in rows)
+    lines = (measure(row, model, repeats, with_torch=settings.torch) for row in rows)
     table_of(f"GPT-2, {size:.0f} million parameters", lines, console)
     leaves = settings.leaves // 100 if settings.quick else settings.leaves
     # Compiling takes minutes for each of these: the one that is compared, in its own process.
@@ -127,9 +133,10 @@ def main(argv: list[str] | None = None) -> int:
         arguments = sys.argv[1:] if argv is None else argv
         prog = "python -m examples.benchmarks.optimizer_step"
         settings = parse_dataclass(Settings, Settings(), arguments, prog)
-        rows = [row for row in ROWS if settings.only in row.name]
+        known = ROWS + MATRIX_ROWS
+        rows = [row for row in known if settings.only in row.name]
         if not rows:
-            names = ", ".join(repr(row.name) for row in ROWS)
+            names = ", ".join(repr(row.name) for row in known)
             raise UserError(f"--only={settings.only!r} is in none of {names}")
         measure_all(settings, rows)
     except UserError as error:

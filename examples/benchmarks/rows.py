@@ -116,3 +116,29 @@ ROWS = (
         "adafactor",
     ),
 )
+
+
+def _hidden_dims(params: Any) -> Any:
+    """Optax's way to say which leaves are Muon's: ours, so that both do the same work."""
+    of = {"muon": optax.contrib.MuonDimensionNumbers(), "adamw": None}
+    return jax.tree.map(of.__getitem__, optimizers.branches_of(params))
+
+
+def _muon(**arguments: Any) -> Make:
+    return lambda: optimizers.muon(LR, **COUPLED, scaling="original", **arguments)
+
+
+def _optax_muon() -> optax.GradientTransformation:
+    return optax.contrib.muon(
+        LR,
+        weight_decay=DECAY,
+        adam_weight_decay=DECAY,
+        muon_weight_dimension_numbers=_hidden_dims,
+    )
+
+
+# The words are those of the elementwise part; the products' traffic depends on the shapes.
+MATRIX_ROWS = (
+    Row("muon, bfloat16", _muon(), _optax_muon, 5, "muon", "Optax: float32, NAdamW beside it"),
+    Row("muon, float32", _muon(dtype="float32"), _optax_muon, 5, note="Optax: NAdamW beside it"),
+)

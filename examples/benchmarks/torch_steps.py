@@ -26,6 +26,21 @@ def _plain(make: Callable[[list], Any]) -> Callable[[list], Callable[[], None]]:
     return lambda params: make(params).step
 
 
+def _muon(params: list) -> Callable[[], None]:
+    """Muon for GPT-2's hidden matrices, AdamW for the rest: its last two are embeddings."""
+    hidden = [leaf for leaf in params if leaf.ndim == 2][:-2]
+    chosen = {id(leaf) for leaf in hidden}
+    rest = [leaf for leaf in params if id(leaf) not in chosen]
+    matrices = torch.optim.Muon(hidden, LR, weight_decay=DECAY)
+    others = torch.optim.AdamW(rest, LR, betas=(0.9, 0.95), weight_decay=DECAY, fused=True)
+
+    def step() -> None:
+        matrices.step()
+        others.step()
+
+    return step
+
+
 STEPS = {
     "sgd": _plain(lambda p: torch.optim.SGD(p, LR, fused=True)),
     "momentum": _plain(
@@ -35,6 +50,7 @@ STEPS = {
     "adamw": _plain(lambda p: torch.optim.AdamW(p, LR, weight_decay=DECAY, fused=True)),
     "clip + adamw": _clipped(lambda p: torch.optim.AdamW(p, LR, weight_decay=DECAY, fused=True)),
     "radam": _plain(lambda p: torch.optim.RAdam(p, LR, weight_decay=DECAY, foreach=True)),
+    "muon": _muon,
     "adafactor": _plain(lambda p: torch.optim.Adafactor(p, LR, weight_decay=DECAY, foreach=True)),
 }
 
