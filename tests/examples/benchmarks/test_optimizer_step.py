@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from examples.benchmarks import contenders, optimizer_step
-from examples.benchmarks.rows import ROWS
+from examples.benchmarks.rows import MATRIX_ROWS, ROWS
 
 
 def test_the_tree_is_gpt2():
@@ -41,3 +41,11 @@ def test_a_process_of_its_own_compiles_and_steps():
 def test_an_unknown_optimizer_is_told_in_one_line(capsys):
     assert optimizer_step.main(["--only=nothing"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_muon_moves_less_and_keeps_less_at_a_time_than_optax():
+    tree = optimizer_step.gpt2(blocks=1, width=64, vocabulary=128)
+    ours, theirs = (contenders.compiled(MATRIX_ROWS[1], side, tree) for side in ("wdlab", "Optax"))
+    assert ours.words < theirs.words
+    assert ours.temporaries < theirs.temporaries
+    assert ours.state == pytest.approx(theirs.state, rel=1e-3)
