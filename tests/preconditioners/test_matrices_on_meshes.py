@@ -14,6 +14,7 @@ from wdlab.rules import Rule, leaves_with_paths
 SHAPES = {
     "tall": ((32, 8), ("data", "model")),
     "scan": ((2, 16, 4), (None, "data", "model")),
+    "same": ((32, 8), ("model", "data")),  # Shaped as another leaf, and split differently.
     "bias": ((64,), ("model",)),
 }
 STACKED = (Rule("scan", 1), Rule(".*", 0))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental.shard_alike import shard_alike
 from jax.sharding import AxisType
 
@@ -33,7 +34,11 @@ def in_place(update: Callable[..., tuple[PyTree, PyTree]]) -> Callable[..., tupl
             inside: Any = jax.sharding.auto_axes(update, out_sharding=spec)
             return inside(updates, state, params)
         directions, new = update(updates, state, params)
-        return directions, jax.tree.map(_alike, new, state)
+        # JAX lowers shard_alike once for each shape and so ties all arrays of it. Those of a leaf's
+        # shape, which may lie differently, are left to XLA; the matrices are replicated.
+        shapes = {jnp.shape(x) for x in jax.tree.leaves(updates)}
+        alike = lambda x, old: x if x.shape in shapes else _alike(x, old)  # noqa: E731
+        return directions, jax.tree.map(alike, new, state)
 
     return placed
 

@@ -29,6 +29,8 @@ from wdlab.training.nonfinite import check_skips_outside
 
 PyTree = Any
 Update = Callable[..., tuple[PyTree, PyTree]]
+# Fields of states with a matrix for one axis of a leaf: SOAP's, Shampoo's, GaLore's.
+_OF_AXES = frozenset({"factors", "bases", "roots", "projections"})
 
 
 def make_update(tx: optax.GradientTransformation) -> DonatingStep:
@@ -185,6 +187,8 @@ def _sharding_of_twin(path: str, leaf: Any, by_path: dict[str, Any]) -> Sharding
         twin = by_path.get("/".join(parts[start:]))
         if twin is None:
             continue
+        if _OF_AXES.intersection(parts[:start]):
+            return None  # Of a square leaf they have its shape, not its axes.
         if twin.shape == leaf.shape:
             return twin.sharding
         missing = [
