@@ -6,10 +6,11 @@ import numpy as np
 import optax
 import pytest
 from jax.extend import core
+from optax import contrib
 
 import wdlab
 from wdlab.conventions import build
-from wdlab.rules import ALL
+from wdlab.rules import ALL, Rule
 
 PARAMS = {
     "dense": {"kernel": jax.ShapeDtypeStruct((4, 6), jnp.float32)},
@@ -212,3 +213,63 @@ def assert_same_steps(one, two):
         for a, b in zip(*(jax.tree.leaves(u) for u, _ in pairs), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-9)
         states = [state for _, state in pairs]
+
+
+def multi(k, **changes):
+    return optax.MultiSteps(optax.adamw(1e-3, **changes), k).gradient_transformation()
+
+
+STEPS = [optax.piecewise_constant_schedule(1e-3, {n: 0.1}) for n in (70_000, 70_100)]
+# Two transformations, where they differ first (None: nowhere), and a part of the answer.
+PAIRS = {
+    "one program": (multi(16), multi(16), None, "proved"),
+    "one through another": (optax.adamw(1e-3), optax.inject_hyperparams(optax.adamw)(1e-3), None,
+                            "proved"),
+    "second moment, accumulated": (multi(16), multi(16, b2=0.99), 31, "gradient"),
+    "a boundary far away": (*map(optax.sgd, STEPS), 70_000, "response to a gradient of 1"),
+    "decay in a warmup": (optax.adamw(LR, weight_decay=0.1), optax.adamw(LR, weight_decay=0.2), 1,
+                          "decay, without a gradient"),
+    "a clip": (optax.sgd(1.0), optax.chain(optax.clip_by_global_norm(100.0), optax.sgd(1.0)), 0,
+               "large gradients"),
+    "an epsilon": (optax.adam(1e-3), optax.adam(1e-3, eps=1.1e-8), 0, "gradients"),
+    "steps that are not finite": (optax.sgd(1.0), optax.apply_if_finite(optax.sgd(1.0), 3), 2,
+                                  "not finite"),
+    "Muon's iterations": (contrib.muon(1e-3), contrib.muon(1e-3, ns_steps=4), 0, "gradient"),
+    "nearly a copy": (optax.adamw(1e-3), optax.adamw(1e-3, b1=0.9001), 1, "gradient"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_first_step_that_differs_is_named(name):
+    one, two, step, words = PAIRS[name]
+    answer = wdlab.equivalent(one, two, PARAMS)
+    assert bool(answer) == (step is None)
+    assert (answer.difference.step if answer.difference else None) == step, str(answer)
+    assert words in str(answer)
+
+
+def test_the_numbers_of_a_counterexample_are_those_of_a_real_step():
+    one, two = optax.adamw(1e-2, weight_decay=0.1), optax.adamw(1e-2, weight_decay=0.3)
+    found = wdlab.equivalent(one, two, {"w": jnp.zeros(())}).difference
+    weight, gradient = jnp.float32(found.weight), jnp.float32(found.gradient)
+    for tx, number in ((one, found.one), (two, found.two)):
+        update, _ = tx.update(gradient, tx.init(weight), weight)
+        assert float(update) == pytest.approx(number, rel=1e-5)
+
+
+def test_large_parameters_are_proved_in_their_shapes_and_run_in_small_ones():
+    large = {"w": jax.ShapeDtypeStruct((50_000, 768), jnp.float32)}
+    assert wdlab.equivalent(OURS["AdamW"], THEIRS["AdamW"], large).how == "proved"
+    assert not wdlab.equivalent(OURS["AdamW"], OURS["AdamW of the schedule"], large)
+    rules = (Rule("w", 0.5), Rule(".*"))
+    half = wdlab.optimizers.adamw(LR, weight_decay=0.1, coupling="lr", rules=rules)
+    answer = wdlab.equivalent(OURS["AdamW"], half, large)
+    assert answer.difference.two / answer.difference.one == pytest.approx(0.5)
+
+
+def test_complex_leaves_are_tested_and_a_wrong_optimizer_is_named():
+    params = {"w": jax.ShapeDtypeStruct((3,), jnp.complex64)}
+    assert wdlab.equivalent(optax.sgd(0.1), optax.sgd(0.1), params).how.startswith("tested")
+    assert not wdlab.equivalent(optax.sgd(0.1), optax.sgd(0.2), params)
+    with pytest.raises(ValueError, match="the second optimizer cannot be traced"):
+        wdlab.equivalent(optax.sgd(0.1), optax.masked(optax.sgd(0.1), {"v": True}), params)
