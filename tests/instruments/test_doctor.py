@@ -182,6 +182,11 @@ SOUND = {
         wdlab.optimizers.adamw(LR, weight_decay=0.1, coupling="lr"),
         wdlab.decay.freeze((Rule("wte/.*"), Rule(".*", 0.0))),
     ),
+    "centralized gradients": optax.chain(optax.centralize(), adamw()),
+    "ours, schedule-free": wdlab.optimizers.schedule_free_adamw(
+        1e-3, weight_decay=0.1, coupling="lr"
+    ),
+    "ours, Muon": wdlab.optimizers.muon(LR, weight_decay=0.1, coupling="lr"),
     "masked clip": optax.chain(optax.clip_by_global_norm(1.0), adamw()),
 }
 

@@ -38,7 +38,7 @@ class LeafFacts:
     kinds: tuple[int, ...]
     terms: int  # Places in the program where the weight is multiplied by a number.
     follows_copy: bool  # Whether the update uses a copy of the first weights.
-    moves: bool  # Whether a gradient changes the weight in the run; also where that is not known.
+    moves: bool  # Whether the update is computed from gradients at all.
 
     @property
     def size(self) -> int:
@@ -177,7 +177,6 @@ def examine(
     update = trace_update(tx, wide, jax.eval_shape(tx.init, wide), wide)
     terms = decay_terms(update, len(pairs))
     measured = measure(traced, grid)
-    stirs = functools.cache(lambda kinds: _stirs(traced, kinds))
     leaves = [
         LeafFacts(
             path=path,
@@ -191,7 +190,7 @@ def examine(
             kinds=found.kinds,
             terms=count,
             follows_copy=traced.copies(found.kinds[0])[0],
-            moves=bool(np.any(np.nan_to_num(found.response, nan=1.0))) or stirs(found.kinds),
+            moves=any(map(traced.depends_on_gradients, found.kinds)),
         )
         for (path, leaf), found, count in zip(pairs, measured, terms, strict=True)
     ]
@@ -206,18 +205,6 @@ def by_size(leaves: Sequence[LeafFacts]) -> list[LeafFacts]:
     []
     """
     return sorted(leaves, key=lambda leaf: -leaf.size)
-
-
-def _stirs(traced: TracedOptimizer, kinds: tuple[int, ...]) -> bool:
-    """Whether gradients change anything after some steps, where they do not at once (SOAP)."""
-    state = still = traced.start(1.0)
-    for gradient in (1.0, -4.0, 16.0, -64.0):
-        update, state = traced.window(state, 1.0, gradient, kinds)
-        nothing, still = traced.window(still, 1.0, 0.0, kinds)
-        apart = np.nan_to_num(np.asarray(update) - np.asarray(nothing), nan=1.0)
-        if np.any(np.abs(apart) > 1e-12):
-            return True
-    return False
 
 
 def _role(path: str, leaf: Any, roles: dict[str, str] | None) -> str:
@@ -238,7 +225,8 @@ def _role_by_name(path: str, ndim: int) -> str:
 
 def _names(structure: Any) -> list[str]:
     kind, _ = structure.node_data() or (None, None)
-    own = [kind.__name__] if kind is not None else []
+    ours = getattr(kind, "__module__", "").startswith("wdlab.")
+    own = [f"wdlab.{kind.__name__}" if ours else kind.__name__] if kind is not None else []
     return own + [name for child in structure.children() for name in _names(child)]
 
 

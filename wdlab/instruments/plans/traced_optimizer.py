@@ -140,13 +140,21 @@ class TracedOptimizer:
         weight = self._init.input("weight")
         starts = enumerate(self._first)
         carry = {c for c, n in starts if weight in self._init.needed([n], finite=True)}
+        return self._depends(kind, self._inputs[0], carry)
+
+    def depends_on_gradients(self, kind: int) -> bool:
+        """Whether it can depend on the gradients, of this step or of earlier ones."""
+        return self._depends(kind, self._inputs[1], set())
+
+    def _depends(self, kind: int, source: int, carry: set[int]) -> bool:
+        """Whether the update is computed from an input, or from classes of the state that are."""
         while True:
-            inputs = {self._inputs[0], *(self._states[c] for c in carry)}
+            inputs = {source, *(self._states[c] for c in carry)}
             following = [self._program.needed([n], finite=True) for n in self._next]
             more = {c for c, needed in enumerate(following) if inputs & {*needed}}
             if more <= carry:
                 return bool(inputs & {*self._program.needed([self.updates[kind]], finite=True)})
-            carry |= more
+            carry = carry | more
 
     def copies(self, kind: int) -> tuple[bool, bool]:
         """Whether the update uses copies of the first weights, and whether these never change."""
@@ -162,13 +170,11 @@ class TracedOptimizer:
     def _call(
         self, state: State, weights: Array, gradients: Array, wanted: Sequence[int]
     ) -> tuple[list[Array], State]:
-        found = self._program.run(self._given(state, weights, gradients), [*wanted, *self._next])
+        values = [np.asarray(x, float) for x in (weights, gradients, 1.0)]
+        given = dict(zip(self._inputs + self._states, values + state, strict=True))
+        found = self._program.run(given, [*wanted, *self._next])
         updates = [np.where(unknown, np.nan, u) for u, unknown in found[: len(wanted)]]
         return updates, found[len(wanted) :]
-
-    def _given(self, state: State, weights: Array, gradients: Array) -> dict[int, Any]:
-        values = [np.asarray(x, float) for x in (weights, gradients, 1.0)]
-        return dict(zip(self._inputs + self._states, values + state, strict=True))
 
     def _period(self) -> int:
         """Calls from one update of the weights to the next."""
@@ -191,14 +197,10 @@ class TracedOptimizer:
         if np.any(np.diff(history, 2, axis=0)):
             return False
         state = self.start(1.0)
-        places = [c for c in self._scalars if state[c][0].dtype.kind == "i"]
-        wanted = [self._next[c] for c in places]
         for _ in range(_MOST_CALLS):
-            after = self._program.run(self._given(state, 1.0, _GRADIENT), wanted)
-            if any(np.any(new[0] < state[c][0]) for c, new in zip(places, after, strict=True)):
+            before, (_, state) = self._numbers(state, "i"), self._call(state, 1.0, _GRADIENT, ())
+            if np.any(self._numbers(state, "i") < before):
                 return False
-            for c, new in zip(places, after, strict=True):
-                state[c] = new
         return True
 
     def _find_counts(self) -> None:
