@@ -31,12 +31,16 @@ def _one_thread():
 
 
 def torch_muon(dtype):
-    """The module as it is installed, its cast to bfloat16 replaced by one to ``dtype``."""
+    """The module as it is installed, its cast to bfloat16 replaced by one to ``dtype``.
+
+    A copy, as the cast of float32 is: of bfloat16 leaves it is none, and without look-ahead torch
+    2.13 then divides the momentum itself by its norm, in place.
+    """
     source = inspect.getsource(theirs)
     assert source.count("grad.bfloat16()") == 1
     module = types.ModuleType("torch.optim._muon_wide")
     module.__package__ = "torch.optim"
-    exec(source.replace("grad.bfloat16()", f"grad.to(torch.{dtype})"), module.__dict__)
+    exec(source.replace("grad.bfloat16()", f"grad.to(torch.{dtype}, copy=True)"), module.__dict__)
     return module.Muon
 
 
