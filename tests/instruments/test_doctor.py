@@ -187,6 +187,7 @@ SOUND = {
         1e-3, weight_decay=0.1, coupling="lr"
     ),
     "ours, Muon": wdlab.optimizers.muon(LR, weight_decay=0.1, coupling="lr"),
+    "matrices of which nothing is known": wdlab.conventions.build("dion.Dion2", LR),
     "masked clip": optax.chain(optax.clip_by_global_norm(1.0), adamw()),
 }
 

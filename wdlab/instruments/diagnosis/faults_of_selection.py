@@ -134,7 +134,9 @@ def _frozen(run: Examination) -> list[Finding]:
 
 def _nothing_decays(run: Examination) -> list[Finding]:
     """No leaf decays; with a masked term in the chain its mask matches nothing."""
-    if not run.leaves or any(x.decays or not x.moves for x in run.leaves):
+    if any(x.decays or not x.moves or x.coupling == "unknown" for x in run.leaves):
+        return []
+    if not run.leaves:
         return []
     idle = run.parts.count("MaskedState") == 1 and "PartitionState" not in run.parts
     if idle and "EmptyState" in run.parts:  # optax.lars has two.
@@ -145,10 +147,9 @@ def _nothing_decays(run: Examination) -> list[Finding]:
 
 
 def _by_role(run: Examination) -> tuple[list[LeafFacts], list[LeafFacts]]:
-    return (
-        [x for x in run.leaves if x.exempt_role],
-        [x for x in run.leaves if x.decayed_role],
-    )
+    """Biases and norms, and weights of products, as far as it is known whether they decay."""
+    known = [x for x in run.leaves if x.coupling != "unknown"]
+    return [x for x in known if x.exempt_role], [x for x in known if x.decayed_role]
 
 
 def _apart(leaf: LeafFacts, run: Examination) -> bool:
