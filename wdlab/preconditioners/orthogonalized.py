@@ -111,7 +111,7 @@ def orthogonalize(
       epsilon: As there.
       safety: As there.
       dtype: As there; None: the leaf's own, at least float32. bfloat16 differs from exact
-        arithmetic by about 1 % of the direction's norm.
+        arithmetic by 1 to 2 % of the direction's norm.
       scaling: f. "original": :math:`\sqrt{\max(1, rows/columns)}` (Jordan); "rms":
         ``rms`` :math:`\sqrt{\max(rows, columns)}`, the direction's root mean square is ``rms``
         (Moonlight); "spectral": :math:`\sqrt{rows/columns}`, from one root mean square of
