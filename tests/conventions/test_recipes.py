@@ -10,6 +10,7 @@ FAMILIES = (
     *("GPT-3", "LLaMA 7B", "LLaMA 2", "PaLM", "T5", "BERT", "ViT", "MPT", "DBRX", "nanoGPT"),
     *("OPT", "Chinchilla", "Llama 3", "DeepSeek V3", "Kimi K2", "Moonlight", "OLMo 2", "OLMo 3"),
     *("SmolLM3", "DiT", "DINOv3", "SigLIP 2", "nanochat", "modded-nanogpt"),
+    *("Qwen2.5", "Qwen3", "Gemma 2", "Gemma 3", "Stable Diffusion 3"),
 )
 
 
@@ -23,7 +24,8 @@ def test_a_recipe_builds_in_its_convention(name):
     recipe = recipes.get(name)
     assert "https://" in recipe.source
     if recipe.convention is None:
-        assert recipe.weight_decay is None
+        with pytest.raises(ValueError, match="does not state"):
+            recipe.weight_decay_in("torch.AdamW")
         return
     stated = {key: value for key, value in recipe.hyperparameters.items() if value is not None}
     if recipe.weight_decay is not None:
@@ -47,6 +49,8 @@ def test_a_recipe_builds_in_its_convention(name):
         ("DeepSeek V3", "paper.AdamW", 2.2e-5),
         ("Kimi K2", "torch.AdamW", 0.1),
         ("DINOv3 ViT-7B/16", "palm.Adafactor", 100.0),
+        ("Qwen2.5-Coder fine-tuning", "composer.DecoupledAdamW", 0.0),
+        ("Gemma 3 4B fine-tuning", "torch.AdamW", 0.0),
     ],
 )
 def test_the_number_elsewhere(name, target, number):
@@ -54,9 +58,12 @@ def test_the_number_elsewhere(name, target, number):
 
 
 def test_what_is_not_stated_is_not_converted():
-    for name in ("T5", "Chinchilla", "DBRX"):
-        with pytest.raises(ValueError, match="does not state"):
+    for name in ("T5", "Chinchilla", "DBRX", "Gemma 2", "Stable Diffusion 3 (SD3)"):
+        with pytest.raises(ValueError, match="does not state the weight decay"):
             recipes.get(name).weight_decay_in("torch.AdamW")
+    with pytest.raises(ValueError, match="does not state the optimizer"):
+        recipes.get("Qwen2.5 fine-tuning").weight_decay_in("torch.AdamW")
+    assert "weight decay   0.1" in str(recipes.get("Qwen2.5 fine-tuning"))
     assert recipes.get("LLaMA 7B").hyperparameters["eps"] is None
     with pytest.raises(ValueError, match="nearest"):
         recipes.get("lama")

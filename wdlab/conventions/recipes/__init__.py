@@ -5,12 +5,13 @@ weight decay is multiplied by except where code was published with it: ``assumed
 """
 
 from wdlab._core.names import nearest
+from wdlab.conventions.recipes.open_weights import OPEN_WEIGHTS
 from wdlab.conventions.recipes.recent import RECENT
 from wdlab.conventions.recipes.recipe import Recipe, stated
 from wdlab.conventions.recipes.until_2023 import UNTIL_2023
 
 __all__ = ["Recipe", "get", "names", "stated"]
-_RECIPES = {recipe.name: recipe for recipe in (*UNTIL_2023, *RECENT)}
+_RECIPES = {recipe.name: recipe for recipe in (*UNTIL_2023, *RECENT, *OPEN_WEIGHTS)}
 
 
 def names() -> tuple[str, ...]:

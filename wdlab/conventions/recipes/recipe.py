@@ -20,7 +20,7 @@ class Recipe:
       learning_rate: At its peak; None where not stated.
       schedule: Shape of the learning rate, in words.
       hyperparameters: By the convention's names; None where not stated.
-      weight_decay: In the convention's unit; None where not stated.
+      weight_decay: In the convention's unit, without one as it is printed; None where not stated.
       clip_norm: Global norm that gradients are clipped to; None where not stated.
       notes: What else to know.
 
