@@ -357,6 +357,7 @@ OWN = {
     "scale_by_sophia": directed(preconditioners.scale_by_sophia()),
     "scale_by_shampoo": directed(preconditioners.scale_by_shampoo(b2=0.9, eps=1e-2, block_size=3)),
     "scale_by_soap": directed(preconditioners.scale_by_soap(refresh_every=2)),
+    "scale_by_kron": directed(preconditioners.scale_by_kron(update_share=0.5)),
     "scale_by_stable_adam": directed(preconditioners.scale_by_stable_adam(0.9, 0.5)),
     "scale_by_leaf_norms": directed(preconditioners.scale_by_leaf_norms(amsgrad=True)),
     "scale_by_lars": Member(lambda x: preconditioners.scale_by_lars(x, rules=RULES)),

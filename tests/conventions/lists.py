@@ -174,6 +174,11 @@ TWIN_VARIANTS = {
             "correct_bias": False,
         },
     ],
+    # Without learning, which needs probes: with them in tests/preconditioners/test_kron.py.
+    "kron.Kron": [
+        {"preconditioner_update_probability": 1e-3},
+        {"preconditioner_update_probability": 1e-3, "b1": 0.0, "precond_init_scale": 2.0},
+    ],
     # With one projection: the signs of a second one are free, and the moments depend on them.
     "galore.GaLoreAdamW": [
         {"rank": 2, "scale": 0.25},

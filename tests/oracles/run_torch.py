@@ -22,6 +22,7 @@ MODULES = {
     "dadaptation": "dadaptation",
     "bitsandbytes": "bitsandbytes.optim",
     "torchao": "torchao.optim.adam",
+    "kron": "kron_torch.kron",
 }
 CLASSES = {"timm.AdamW": "AdamWLegacy"}
 
@@ -65,8 +66,8 @@ def run(name, hyperparameters, params, grads_per_step, lr_per_step, dtype):
     optimizer = optimizer_class(list(leaves.values()), **first, **hyperparameters)
     if name.startswith("schedulefree."):
         optimizer.train()
-    # torchao compiles its step, which takes a C++ compiler and minutes.
-    compiles = name.startswith("torchao")
+    # These compile their steps, which takes a C++ compiler and minutes.
+    compiles = name.startswith(("torchao", "kron"))
     eager = torch.compiler.set_stance("force_eager") if compiles else contextlib.nullcontext()
     trajectory = []
     for grads, lr in zip(grads_per_step, lr_per_step, strict=True):

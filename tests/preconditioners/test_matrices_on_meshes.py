@@ -8,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import wdlab
 from wdlab import optimizers
-from wdlab.preconditioners import scale_by_apollo
+from wdlab.preconditioners import scale_by_apollo, scale_by_kron
 from wdlab.rules import Rule, leaves_with_paths
 
 SHAPES = {
@@ -23,6 +23,7 @@ MAKERS = {
     # Of longer axes the basis of the null space is free: it differs by rounding.
     "soap": lambda: optimizers.soap(0.1, max_dim=8, **SHARED),
     "shampoo": lambda: optimizers.shampoo(0.1, eps=1e-2, block_size=16, **SHARED),
+    "kron": lambda: scale_by_kron(batch_axes=STACKED),
     "apollo": lambda: scale_by_apollo(2, refresh_every=2, projection="svd", batch_axes=STACKED),
 }
 STEPS = 3

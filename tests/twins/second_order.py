@@ -1,4 +1,4 @@
-"""Float64 NumPy twins of the preconditioners by matrices: SOAP, Shampoo, Sophia.
+"""Float64 NumPy twins of the preconditioners by matrices: SOAP, Kron, Shampoo, Sophia.
 
 As in ``tests/twins/conventions.py`` each is one step of one leaf in the statements and the order of
 the original's source: ``step(p, g, state, t, lr, h)``.
@@ -79,6 +79,76 @@ def soap(p, g, state, t, lr, h):
     p = p * (1 - lr * h["weight_decay"])
     soap_update_factors(g, state, beta, every)
     return p
+
+
+def kron_start(g, h):
+    """The factors of a leaf: a matrix where it is triangular, a vector where it is diagonal."""
+    n, mode = max(g.ndim, 1), h["memory_save_mode"]
+    sizes = g.shape or (1,)
+    scale, order = h["precond_init_scale"] ** (1 / n), np.argsort(sizes, kind="stable")
+    diagonal = [mode == "all_diag" or n < 2 or size == 1 for size in sizes]
+    diagonal = [
+        d or size > h["max_size_triangular"] for d, size in zip(diagonal, sizes, strict=True)
+    ]
+    smart = mode == "smart_one_diag" and n > 1 and max(sizes) > min(sizes)
+    if mode == "one_diag" or smart:
+        diagonal[order[-1]] = True
+    return [scale * (np.ones(k) if d else np.eye(k)) for k, d in zip(sizes, diagonal, strict=True)]
+
+
+def kron_bound(a):
+    """A lower bound of the spectral norm."""
+    largest = np.abs(a).max()
+    a = a / largest
+    x = a[:, np.argmax((a * a).sum(0))] @ a
+    return np.linalg.norm(a @ (x / np.linalg.norm(x))) * largest
+
+
+def kron_learn(qs, g, v, step):
+    """New factors from a gradient g to which the probe v has been added."""
+    a, b = g, v
+    for i, q in enumerate(qs):
+        q = np.diag(q) if q.ndim == 1 else q
+        a, b = along(a, q.T, i), along(b, np.linalg.inv(q), i)
+    new = []
+    for i, q in enumerate(qs):
+        minus, plus = gram(a, i) - gram(b, i), gram(a, i) + gram(b, i)
+        if q.ndim == 1:
+            new.append(q - step * np.diag(minus) * q / np.diag(plus).max())
+        else:
+            new.append(q - np.triu(step * minus) / kron_bound(plus) @ q)
+    return new
+
+
+def kron(p, g, state, t, lr, h):
+    """``state["probe"]``, where there is one, is a function of the shape: the normal probe."""
+    shape = g.shape
+    if g.ndim > 2:
+        rows = (math.prod(shape[:-1]), shape[-1]), (shape[0], math.prod(shape[1:]))
+        g = g.reshape(min(rows, key=lambda pair: pair[1] - pair[0]))
+    g = g if g.ndim else g.reshape(1)
+    if t == 1:
+        state |= {"m": np.zeros_like(g), "Q": kron_start(g, h), "waited": 0}
+    m = state["m"] = h["b1"] * state["m"] + (1 - h["b1"]) * g
+    m = m / (1 - h["b1"] ** t)
+    share = h["preconditioner_update_probability"]
+    if share is None:
+        share = min(1.0, max(0.03, math.exp(-0.001 * (t - 1 - 500))))
+    state["waited"] += 1
+    if state["waited"] >= 1 / share:
+        state["waited"] = 0
+        source, v = m if h["momentum_into_precond_update"] else g, state["probe"](g.shape)
+        source = source + math.sqrt(2.0**-23) * np.abs(source).mean() * v
+        state["Q"] = kron_learn(state["Q"], source, v, h["precond_lr"])
+        if h["momentum_into_precond_update"] and h.get("damp_direction", True):
+            m = source  # The original adds the probe in place.
+    u = m
+    for i, q in enumerate(state["Q"]):
+        q = np.diag(q) if q.ndim == 1 else q
+        u = along(u, q.T @ q, i)
+    u = u * min(1.0, 1.1 / (math.sqrt(np.mean(u * u)) + 1e-12))
+    u = u.reshape(shape)
+    return p - lr * (u + h["weight_decay"] * p)  # The original: of two axes or more alone.
 
 
 def singular_vectors(g, rank, right):
@@ -238,6 +308,7 @@ def distributed_shampoo(p, g, state, t, lr, h):
 
 TWINS = {
     "soap.SOAP": soap,
+    "kron.Kron": kron,
     "galore.GaLoreAdamW": galore,
     "apollo.APOLLOAdamW": apollo,
     "sophia.SophiaG": sophia_g,

@@ -22,6 +22,7 @@ from wdlab.preconditioners.factored import FactoredAxes, FactoredEpsilon, scale_
 from wdlab.preconditioners.galore import scale_by_galore
 from wdlab.preconditioners.grafting import Grafting
 from wdlab.preconditioners.heavy_ball import momentum
+from wdlab.preconditioners.kron import ScaleByKronState, kron_update_share, scale_by_kron
 from wdlab.preconditioners.leaf_norms import LeafNorm, ScaleByLeafNormsState, scale_by_leaf_norms
 from wdlab.preconditioners.lion import scale_by_lion
 from wdlab.preconditioners.low_rank import ScaleByLowRankState
@@ -82,6 +83,7 @@ __all__ = [
     "ScaleByAdanState",
     "ScaleByAdemamixState",
     "ScaleByAdoptState",
+    "ScaleByKronState",
     "ScaleByLeafNormsState",
     "ScaleByNeuronRmsState",
     "ScaleByLowRankState",
@@ -97,6 +99,7 @@ __all__ = [
     "clip_by_weight_norm",
     "clipping_divisor",
     "decay_weights_by_parameter_scale",
+    "kron_update_share",
     "momentum",
     "newton_schulz",
     "one_minus_power",
@@ -110,6 +113,7 @@ __all__ = [
     "scale_by_apollo",
     "scale_by_factored_rms",
     "scale_by_galore",
+    "scale_by_kron",
     "scale_by_lars",
     "scale_by_leaf_norms",
     "scale_by_lion",

@@ -1,15 +1,28 @@
-"""The conventions of SOAP, Shampoo and Sophia: preconditioners by matrices or by curvature."""
+"""The conventions of SOAP, Kron and Sophia: preconditioners by matrices or by curvature."""
 
 from typing import Any
 
 import jax
 import optax
 
-from wdlab._core.checks import require_params
+from wdlab._core.checks import check_choice, require_params
 from wdlab.conventions.convention import CORRECTED, HAT, Convention, Request
 from wdlab.conventions.decay_places import with_decay_after
 from wdlab.conventions.parts import pair, with_decay
-from wdlab.preconditioners import scale_by_soap, scale_by_sophia
+from wdlab.preconditioners import (
+    kron_update_share,
+    scale_by_kron,
+    scale_by_soap,
+    scale_by_sophia,
+)
+from wdlab.rules import MATRICES_ONLY
+
+_DIAGONALS: dict[Any, Any] = {
+    None: "vectors",
+    "smart_one_diag": "longer",
+    "one_diag": "longest",
+    "all_diag": "all",
+}
 
 
 def _soap(request: Request) -> optax.GradientTransformation:
@@ -27,6 +40,24 @@ def _soap(request: Request) -> optax.GradientTransformation:
         normalize=request["normalize_grads"],
     )
     return with_decay_after(request, direction, late=True)  # The first step makes the bases alone.
+
+
+def _kron(request: Request) -> optax.GradientTransformation:
+    share, mode = request["preconditioner_update_probability"], request["memory_save_mode"]
+    if mode is not None:
+        check_choice("memory_save_mode", mode, [name for name in _DIAGONALS if name])
+    from_momentum = request["momentum_into_precond_update"]
+    direction = scale_by_kron(
+        request["b1"],
+        step_size=request["precond_lr"],
+        update_share=kron_update_share if share is None else share,
+        learns_from="momentum" if from_momentum else "gradient",
+        damp_direction=True,  # The original adds the probe to the average in place.
+        max_dim=request["max_size_triangular"],
+        diagonals=_DIAGONALS[mode],
+        initial_scale=request["precond_init_scale"],
+    )
+    return with_decay(request, direction)
 
 
 def _sophia_g(request: Request) -> optax.GradientTransformation:
@@ -91,6 +122,48 @@ CONVENTIONS = (
             "everything decays: biases and norms are exempt only in the user's parameter groups",
         ),
         make=_soap,
+    ),
+    Convention(
+        name="kron.Kron",
+        version="kron_torch 0.3.3",
+        source="https://github.com/evanatyourservice/kron_torch",
+        equation=(
+            "theta <- theta - lr_t (min(1, 1.1 / rms(u)) u + lambda s theta), u = Q_L^T Q_L "
+            "m / c1 Q_R^T Q_R; the triangular Q learn before it, from m / c1 and a normal probe"
+        ),
+        coupling="lr",
+        order="joint",
+        bias_correction="m alone, 1 - b1**t",
+        learning_rate=3e-4,
+        defaults={
+            "b1": 0.9,
+            "weight_decay": 0.0,
+            "preconditioner_update_probability": None,
+            "max_size_triangular": 8192,
+            "memory_save_mode": None,
+            "momentum_into_precond_update": True,
+            "precond_lr": 0.1,
+            "precond_init_scale": 1.0,
+        },
+        refused={
+            "min_ndim_triangular": "Write scale_by_kron(diagonals=) of wdlab.preconditioners.",
+            "merge_dims": "Leaves of rank 3 or more are always seen as matrices.",
+            "mu_dtype": "The average is float32 or wider.",
+            "precond_dtype": "The factors are float32 or wider.",
+        },
+        rules=MATRICES_ONLY,
+        traps=(
+            "the decay is added after the clipping of the step: it is not clipped",
+            "leaves of rank 0 and 1 never decay, whatever the parameter groups say",
+            "the probe is added to the average in place: the step has it, 3e-4 of the mean; "
+            "psgd_jax's step has not, and it decays by mask",
+            "merged are all axes but the last, as Flax's kernels want it; of torch's (O, I, H, W) "
+            "the columns are W",
+            "preconditioner_update_probability is no probability: it learns at every 1/p-th step",
+            "probes are JAX's, not torch's: equal to the original with the same probes alone",
+            "the original's triangular solves are in float32 even for float64 factors",
+        ),
+        make=_kron,
     ),
     Convention(
         name="sophia.SophiaG",
