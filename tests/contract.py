@@ -130,6 +130,7 @@ def _of_matrices(name):
     less = {"iteration_dtype": None, "fp32_matmul_prec": "highest", "ns_steps": 1}
     less |= {"num_ns_steps": 1}
     less |= {f"muon_{argument}": value for argument, value in less.items()}
+    less |= {"eps": 0.1} if name == "emerging_optimizers.SOAP" else {}  # Less enlarges rounding.
     small = {argument: value for argument, value in less.items() if argument in known}
     return {"rest": optimizers.adamw(LR), **small}
 
@@ -357,6 +358,9 @@ OWN = {
     "scale_by_sophia": directed(preconditioners.scale_by_sophia()),
     "scale_by_shampoo": directed(preconditioners.scale_by_shampoo(b2=0.9, eps=1e-2, block_size=3)),
     "scale_by_soap": directed(preconditioners.scale_by_soap(refresh_every=2)),
+    "scale_by_soap_basis_first": directed(
+        preconditioners.scale_by_soap_basis_first(eps=0.1)  # A smaller one enlarges rounding.
+    ),
     "scale_by_kron": directed(preconditioners.scale_by_kron(update_share=0.5)),
     "scale_by_stable_adam": directed(preconditioners.scale_by_stable_adam(0.9, 0.5)),
     "scale_by_leaf_norms": directed(preconditioners.scale_by_leaf_norms(amsgrad=True)),

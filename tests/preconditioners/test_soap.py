@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.twins import second_order as twins
+from wdlab import conventions
 from wdlab.preconditioners import scale_by_soap
 from wdlab.rules import Rule
 
@@ -71,6 +72,42 @@ def test_factors_on_all_axes_of_tall_wide_square_stacked_and_rank_3(x64):
                         expected = np.linalg.eigvalsh(own["factors"][axis])[::-1]
                         np.testing.assert_allclose(diagonal, np.diag(expected), atol=1e-13)
                     own["bases"] = bases
+
+
+# Of a longer axis the first gradients do not say the basis: it has a null space.
+FIRST = {"tall": (4, 3), "wide": (3, 4), "square": (3, 3)}
+# The first gradient is diagonal in it: the other entries are rounding over epsilon.
+NVIDIA = {
+    "decoupled": {},
+    "palm": {"nesterov": True, "shampoo_beta": 0.8},
+    "independent": {"correct_bias": False, "correct_shampoo_beta_bias": True, "betas": (0.8, 0.9)},
+}
+
+
+@pytest.mark.parametrize("method", NVIDIA)
+def test_the_basis_first_at_every_step(method, x64):
+    key = "emerging_optimizers.SOAP"
+    own = NVIDIA[method] | {"eps": 1e-3, "weight_decay": 0.03, "weight_decay_method": method}
+    h = conventions.get(key).complete(own)
+    tx = conventions.build(key, lambda count: 0.1 / (1.0 + count), **own)
+    rng = np.random.default_rng(0)
+    params = {name: rng.normal(size=shape) for name, shape in FIRST.items()}
+    update, kept = jax.jit(tx.update), {name: {} for name in FIRST}
+    ours = jax.tree.map(jnp.asarray, params)
+    state = tx.init(ours)
+    for t in range(25):
+        grads = {name: rng.normal(size=shape) for name, shape in FIRST.items()}
+        updates, state = update(jax.tree.map(jnp.asarray, grads), state, ours)
+        ours = jax.tree.map(jnp.add, ours, updates)
+        for name, g in grads.items():
+            lr = 0.1 / (1 + t)
+            params[name] = twins.nvidia_soap(params[name], g, kept[name], t + 1, lr, h)
+            np.testing.assert_allclose(ours[name], params[name], rtol=0, atol=1e-9)
+
+
+def test_l2_of_the_basis_first_is_refused_with_the_reason():
+    with pytest.raises(ValueError, match=r"'palm', got 'l2'. Of 'l2' .* is not built"):
+        conventions.build("emerging_optimizers.SOAP", 0.1, weight_decay_method="l2")
 
 
 def test_a_batch_axis_that_a_leaf_does_not_have_is_an_error():

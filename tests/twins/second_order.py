@@ -81,6 +81,39 @@ def soap(p, g, state, t, lr, h):
     return p
 
 
+def nvidia_soap(p, g, state, t, lr, h):
+    """The basis first, at every step."""
+    (b1, b2), beta = h["betas"], h["shampoo_beta"]
+    if t == 1:
+        state |= {"m": np.zeros_like(g), "v": np.zeros_like(g)}
+        state["factors"] = {axis: np.zeros((n, n)) for axis, n in enumerate(g.shape)}
+        state["bases"] = {axis: np.eye(n) for axis, n in enumerate(g.shape)}
+    corrects = h["correct_shampoo_beta_bias"]
+    corrects = h["correct_bias"] if corrects is None else corrects
+    weight = (1 - beta) / (1 - beta**t) if corrects else 1 - beta
+    mean = soap_project_back(state["m"], state["bases"])
+    for axis in range(2):
+        factor = state["factors"][axis] = (1 - weight) * state["factors"][axis] + weight * gram(
+            g, axis
+        )
+        if t == 1:
+            state["bases"][axis] = np.linalg.eigh(factor)[1][:, ::-1]
+        else:
+            basis = np.linalg.qr(factor @ state["bases"][axis])[0]
+            order = np.argsort(-np.diag(basis.T @ factor @ basis), kind="stable")
+            state["bases"][axis] = basis[:, order]
+    mean = soap_project(mean, state["bases"])
+    powers = {"decoupled": lr, "independent": 1.0, "palm": lr * lr}
+    p = p - powers[h["weight_decay_method"]] * h["weight_decay"] * p
+    inside = soap_project(g, state["bases"])
+    m = state["m"] = b1 * mean + (1 - b1) * inside
+    v = state["v"] = b2 * state["v"] + (1 - b2) * inside**2
+    c1, c2, ahead = 1 - b1**t, 1 - b2**t, 1 - b1 ** (t + 1)
+    c1, c2, ahead = (c1, c2, ahead) if h["correct_bias"] else (1.0, 1.0, 1.0)
+    top = b1 * m / ahead + (1 - b1) * inside / c1 if h["nesterov"] else m / c1
+    return p - lr * soap_project_back(top / (np.sqrt(v / c2) + h["eps"]), state["bases"])
+
+
 def kron_start(g, h):
     """The factors of a leaf: a matrix where it is triangular, a vector where it is diagonal."""
     n, mode = max(g.ndim, 1), h["memory_save_mode"]
@@ -308,6 +341,7 @@ def distributed_shampoo(p, g, state, t, lr, h):
 
 TWINS = {
     "soap.SOAP": soap,
+    "emerging_optimizers.SOAP": nvidia_soap,
     "kron.Kron": kron,
     "galore.GaLoreAdamW": galore,
     "apollo.APOLLOAdamW": apollo,

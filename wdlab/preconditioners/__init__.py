@@ -50,7 +50,9 @@ from wdlab.preconditioners.parameter_scale import (
     scale_by_parameter_scale,
 )
 from wdlab.preconditioners.shampoo import ScaleByShampooState, scale_by_shampoo
-from wdlab.preconditioners.soap import ScaleBySoapState, scale_by_soap
+from wdlab.preconditioners.soap import scale_by_soap
+from wdlab.preconditioners.soap_basis_first import scale_by_soap_basis_first
+from wdlab.preconditioners.soap_state import ScaleBySoapState
 from wdlab.preconditioners.sophia import ScaleBySophiaState, scale_by_sophia
 from wdlab.preconditioners.stable_adam import RootEpsilon, StableAdamState, scale_by_stable_adam
 from wdlab.preconditioners.trust_ratio import (
@@ -123,6 +125,7 @@ __all__ = [
     "scale_by_parameter_scale",
     "scale_by_shampoo",
     "scale_by_soap",
+    "scale_by_soap_basis_first",
     "scale_by_sophia",
     "scale_by_stable_adam",
     "scale_by_trust_ratio",

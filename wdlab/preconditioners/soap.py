@@ -11,43 +11,29 @@ import optax
 from jax.typing import ArrayLike
 
 from wdlab._core.checks import check_choice, check_number, check_whole
-from wdlab._core.dtypes import check_real, step_number, working_dtype
+from wdlab._core.dtypes import check_real, step_number
 from wdlab._core.transformation import transformation
 from wdlab.decay import next_count
 from wdlab.preconditioners.adam_formulas import AdamFormulas, StepScalars
 from wdlab.preconditioners.kronecker import (
     Layout,
-    PerAxis,
     accumulated,
     act,
-    by_leaf,
     layouts_of,
-    per_axis,
 )
 from wdlab.preconditioners.placement import in_place
+from wdlab.preconditioners.soap_state import (
+    Matrices,
+    ScaleBySoapState,
+    SoapLeaf,
+    eigenvectors,
+    leaves_of,
+    state_of,
+    zeros_of,
+)
 from wdlab.rules import normalize_rules
 
 PyTree = Any
-Matrices = tuple[jax.Array, ...]  # One for each factored axis.
-
-
-class ScaleBySoapState(NamedTuple):
-    """State of :func:`scale_by_soap`; float32 or wider."""
-
-    count: jax.Array  # int32, shape (): updates made.
-    mu: PyTree  # Like params: first moment, in the basis.
-    nu: PyTree  # Like params: second moment, in the basis.
-    factors: PerAxis  # (*batches, n, n) for each factored axis: averages of g g^T.
-    bases: PerAxis  # Like factors: their eigenvectors, as columns.
-
-
-class _Leaf(NamedTuple):
-    """What SOAP keeps of one leaf."""
-
-    mu: jax.Array
-    nu: jax.Array
-    factors: Matrices
-    bases: Matrices
 
 
 def scale_by_soap(
@@ -123,8 +109,8 @@ def scale_by_soap(
     def init_fn(params: PyTree) -> ScaleBySoapState:
         check_real("scale_by_soap", params)
         leaves, treedef = jax.tree.flatten(params)
-        made = list(map(_zeros, leaves, layouts(params)))
-        return _state(jnp.zeros([], jnp.int32), treedef, made)
+        made = list(map(zeros_of, leaves, layouts(params)))
+        return state_of(jnp.zeros([], jnp.int32), treedef, made)
 
     def update_fn(
         updates: PyTree, state: Any, params: PyTree | None = None
@@ -133,10 +119,10 @@ def scale_by_soap(
         grads, treedef = jax.tree.flatten(updates)
         t = jnp.maximum(step_number(state.count) - 1.0, 1.0)  # The first step is none of Adam's.
         step = _Step(adam, adam.scalars(t, None)[0], rate, state.count > 0, normalize)
-        both = zip(grads, _leaves(state, treedef), seen, strict=True)
+        both = zip(grads, leaves_of(state, treedef), seen, strict=True)
         directions, leaves = zip(*itertools.starmap(step, both), strict=True) if grads else ((), ())
         turned = _turned(leaves, state.count, layouts=seen, every=refresh_every)
-        new = _state(next_count(state.count), treedef, turned)
+        new = state_of(next_count(state.count), treedef, turned)
         return treedef.unflatten(directions), new
 
     return transformation(init_fn, in_place(update_fn))
@@ -151,7 +137,7 @@ class _Step(NamedTuple):
     started: jax.Array  # bool, shape ().
     normalize: bool
 
-    def __call__(self, gradient: jax.Array, leaf: _Leaf, layout: Layout) -> tuple[Any, _Leaf]:
+    def __call__(self, gradient: jax.Array, leaf: SoapLeaf, layout: Layout) -> tuple[Any, SoapLeaf]:
         """Returns the direction, and the leaf after it in the old basis."""
         grad = gradient.astype(leaf.nu.dtype).reshape(layout.shape)
         inside = act(grad, layout, leaf.bases, back=False).reshape(gradient.shape)
@@ -166,13 +152,13 @@ class _Step(NamedTuple):
             direction = direction / (rms + 1e-30)
         direction = jnp.where(self.started, direction, 0.0).astype(gradient.dtype)
         factors = accumulated(grad, layout, leaf.factors, self.factor_decay)
-        return direction.reshape(gradient.shape), _Leaf(mu, nu, factors, leaf.bases)
+        return direction.reshape(gradient.shape), SoapLeaf(mu, nu, factors, leaf.bases)
 
 
 @functools.partial(jax.jit, static_argnames=("layouts", "every"), inline=True)
 def _turned(
-    leaves: Sequence[_Leaf], count: jax.Array, *, layouts: tuple[Layout, ...], every: int
-) -> list[_Leaf]:
+    leaves: Sequence[SoapLeaf], count: jax.Array, *, layouts: tuple[Layout, ...], every: int
+) -> list[SoapLeaf]:
     """Gives the leaves their first bases, refreshed ones where it is time, or the old ones.
 
     One branch for all leaves: no step computes what it does not need.
@@ -183,20 +169,15 @@ def _turned(
     branches = (
         lambda: [(leaf.mu, leaf.nu, leaf.bases) for leaf in leaves],
         lambda: [_refreshed(*pair) for pair in pairs],
-        lambda: [(leaf.mu, leaf.nu, tuple(map(_eigenvectors, leaf.factors))) for leaf in leaves],
+        lambda: [(leaf.mu, leaf.nu, tuple(map(eigenvectors, leaf.factors))) for leaf in leaves],
     )
     branch = jnp.where(count == 0, 2, (count % every == 0).astype(jnp.int32))
     moved = jax.lax.switch(branch, branches)
     both = zip(moved, leaves, strict=True)
-    return [_Leaf(mu, nu, leaf.factors, bases) for (mu, nu, bases), leaf in both]
+    return [SoapLeaf(mu, nu, leaf.factors, bases) for (mu, nu, bases), leaf in both]
 
 
-def _eigenvectors(factor: jax.Array) -> jax.Array:
-    """The eigenvectors as columns, that of the largest eigenvalue first."""
-    return jnp.flip(jnp.linalg.eigh(factor)[1], axis=-1)
-
-
-def _refreshed(leaf: _Leaf, layout: Layout) -> tuple[jax.Array, jax.Array, Matrices]:
+def _refreshed(leaf: SoapLeaf, layout: Layout) -> tuple[jax.Array, jax.Array, Matrices]:
     """One power iteration: the moments and the bases after it."""
     shape = leaf.mu.shape
     mu = act(leaf.mu.reshape(layout.shape), layout, leaf.bases, back=True)
@@ -213,30 +194,3 @@ def _refreshed(leaf: _Leaf, layout: Layout) -> tuple[jax.Array, jax.Array, Matri
         )
     mu = act(mu, layout, bases, back=False)
     return mu.reshape(shape), nu.reshape(shape), tuple(bases)
-
-
-def _zeros(p: jax.Array, layout: Layout) -> _Leaf:
-    like = jnp.zeros_like(p, dtype=working_dtype(p))
-    factors, bases = (
-        tuple(jnp.zeros(layout.factor_shape(axis), like.dtype) for axis in layout.factored)
-        for _ in range(2)
-    )
-    return _Leaf(like, jnp.zeros_like(like), factors, bases)
-
-
-def _leaves(state: ScaleBySoapState, treedef: jax.tree_util.PyTreeDef) -> list[_Leaf]:
-    moments = map(treedef.flatten_up_to, (state.mu, state.nu))
-    matrices = (by_leaf(trees, treedef) for trees in (state.factors, state.bases))
-    return [_Leaf(*each) for each in zip(*moments, *matrices, strict=True)]
-
-
-def _state(
-    count: jax.Array, treedef: jax.tree_util.PyTreeDef, leaves: Sequence[_Leaf]
-) -> ScaleBySoapState:
-    return ScaleBySoapState(
-        count,
-        treedef.unflatten([leaf.mu for leaf in leaves]),
-        treedef.unflatten([leaf.nu for leaf in leaves]),
-        per_axis(treedef, [leaf.factors for leaf in leaves]),
-        per_axis(treedef, [leaf.bases for leaf in leaves]),
-    )

@@ -159,6 +159,7 @@ CONVENTIONS = (
             "psgd_jax's step has not, and it decays by mask",
             "merged are all axes but the last, as Flax's kernels want it; of torch's (O, I, H, W) "
             "the columns are W",
+            "the original fails on scalars; here they are vectors of one entry",
             "preconditioner_update_probability is no probability: it learns at every 1/p-th step",
             "probes are JAX's, not torch's: equal to the original with the same probes alone",
             "the original's triangular solves are in float32 even for float64 factors",
