@@ -69,8 +69,8 @@ def cosine(peak: Any, steps: int) -> wdlab.schedules.Schedule:
 def dose(peak: float, decay: float, coupling: str, steps: int, momentum: float = 0.0) -> Dose:
     """The dose under a half cosine; L2 is decay under SGD, whose momentum makes steps longer.
 
-    >>> dose(0.5, 0.25, "schedule", 10)
-    Dose(exponent=1.25, lr_steps=5.0)
+    >>> dose(0.5, 0.25, "schedule", 10)  # 0.25 * (10 + 1) / 2
+    Dose(exponent=1.375, lr_steps=5.0)
     """
     lr = cosine(peak, steps)
     if coupling == "l2" and not momentum:  # In Adam's gradient.

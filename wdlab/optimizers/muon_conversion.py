@@ -62,7 +62,7 @@ def muon_from_adamw(
 
     >>> muon = muon_from_adamw(1e-3, 0.1)
     >>> round(muon.learning_rate, 6), round(muon.weight_decay, 4)
-    (0.001147, 0.1509)
+    (0.001147, 0.151)
     >>> muon_from_adamw(1e-3, 0.1, scaling="original", shape=(400, 100)).learning_rate
     0.00229...
 
