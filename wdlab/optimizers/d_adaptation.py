@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.arguments import answers
-from wdlab._core.checks import check_number, named_errors
+from wdlab._core.checks import named_errors
 from wdlab.optimizers.distance_estimates import (
     Given,
     Step,
-    check_growth,
+    check_settings,
     estimating,
     grown,
     quotient,
@@ -75,7 +75,7 @@ def dadapt_adam(
         return Step(updates, rate, d, {"r": r}, {"mu": mu, "nu": nu, "s": s}, idle)
 
     with named_errors("dadapt_adam"):
-        _check(growth_rate, eps, b1=b1, b2=b2)
+        check_settings(growth_rate, eps, b1=b1, b2=b2)
         init = lambda p: {"mu": zeros(p), "nu": zeros(p), "s": zeros(p)}  # noqa: E731
         decay = weight_decay, coupling, rules
         return estimating("dadapt_adam", learning_rate, decay, d0, init, {"r": 0.0}, formula)
@@ -121,7 +121,7 @@ def dadapt_lion(
         return Step(updates, rate, d, {"r": r}, {"mu": mu, "s": s}, jnp.zeros([], bool))
 
     with named_errors("dadapt_lion"):
-        _check(None, 0.0, b1=b1, b2=b2)
+        check_settings(None, 0.0, b1=b1, b2=b2)
         init = lambda p: {"mu": zeros(p), "s": zeros(p)}  # noqa: E731
         decay = weight_decay, coupling, rules
         return estimating(
@@ -180,7 +180,7 @@ def dadapt_adan(
         return Step(updates, rate, d, {"g_sq": seen}, trees, size == 0)
 
     with named_errors("dadapt_adan"):
-        _check(growth_rate, eps, b1=b1, b2=b2, b3=b3)
+        check_settings(growth_rate, eps, b1=b1, b2=b2, b3=b3)
         names = ("mu", "diff", "nu", "s", "last")
         init = lambda p: {name: zeros(p) for name in names}  # noqa: E731
         decay = weight_decay, coupling, rules
@@ -189,10 +189,3 @@ def dadapt_adan(
             *("dadapt_adan", learning_rate, decay, d0, init, {"g_sq": 0.0}, formula),
             couplings=couplings,
         )
-
-
-def _check(growth_rate: Any, eps: Any, **rates: Any) -> None:
-    for name, value in rates.items():
-        check_number(name, value, high=1.0, high_open=True)
-    check_number("eps", eps)
-    check_growth(growth_rate)

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from wdlab._core.arguments import answers
-from wdlab._core.checks import check_number, named_errors
+from wdlab._core.checks import named_errors
 from wdlab.optimizers.distance_estimates import (
     Given,
     Step,
-    check_growth,
+    check_settings,
     copies,
     estimating,
     grown,
@@ -52,7 +52,7 @@ def dadapt_sgd(
     Source: dadaptation 3.2, dadapt_sgd.py.
     """
     with named_errors("dadapt_sgd"):
-        _check(growth_rate, 0.0, momentum=momentum)
+        check_settings(growth_rate, 0.0, momentum=momentum)
 
         def formula(h: Given) -> Step:
             norm = jnp.where(h.t == 1, jnp.sqrt(total(jnp.square, h.raw)), h.numbers["first_norm"])
@@ -103,7 +103,7 @@ def dadapt_adagrad(
     Source: dadaptation 3.2, dadapt_adagrad.py, for dense gradients.
     """
     with named_errors("dadapt_adagrad"):
-        _check(growth_rate, eps, momentum=momentum)
+        check_settings(growth_rate, eps, momentum=momentum)
 
         def init(params: PyTree) -> dict[str, PyTree]:
             start = jax.tree.map(lambda x: x + jnp.asarray(1e-6, x.dtype), zeros(params))
@@ -134,10 +134,3 @@ def dadapt_adagrad(
 
 def _started(params: PyTree) -> dict[str, PyTree]:
     return {"s": zeros(params), "x0": copies(params)}
-
-
-def _check(growth_rate: Any, eps: Any, **rates: Any) -> None:
-    for name, value in rates.items():
-        check_number(name, value, high=1.0, high_open=True)
-    check_number("eps", eps)
-    check_growth(growth_rate)

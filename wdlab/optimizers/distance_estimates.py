@@ -187,12 +187,15 @@ def quotient(a: Any, b: Any) -> Any:
     return jnp.where(b == 0, 0.0, a / jnp.where(b == 0, 1.0, b))
 
 
-def check_growth(growth_rate: Any) -> None:
-    """Refuses a growth rate below 1; None is no limit.
+def check_settings(growth_rate: Any, eps: Any, **rates: Any) -> None:
+    """Refuses a growth rate below 1 (None is no limit), an eps below 0, rates outside [0, 1).
 
-    >>> check_growth(0.5)
+    >>> check_settings(0.5, 1e-8, b1=0.9)
     Traceback (most recent call last):
     ValueError: growth_rate must be a number in [1, inf), got 0.5. None: no limit.
     """
+    for name, value in rates.items():
+        check_number(name, value, high=1.0, high_open=True)
+    check_number("eps", eps)
     if growth_rate is not None:
         check_number("growth_rate", growth_rate, low=1.0, hint="None: no limit.")

@@ -13,7 +13,7 @@ from wdlab._core.dtypes import on_values
 from wdlab.optimizers.distance_estimates import (
     Given,
     Step,
-    check_growth,
+    check_settings,
     copies,
     estimating,
     quotient,
@@ -93,11 +93,8 @@ def prodigy(
     and keeps d in the narrowest dtype of the parameters.
     """
     with named_errors("prodigy"):
-        for name, value in (("b1", b1), ("b2", b2), ("b3", 0.0 if b3 is None else b3)):
-            check_number(name, value, high=1.0, high_open=True)
-        check_number("eps", eps)
+        check_settings(growth_rate, eps, b1=b1, b2=b2, b3=0.0 if b3 is None else b3)
         check_number("d_coef", d_coef, low_open=True)
-        check_growth(growth_rate)
         check_whole("slice_every", slice_every)
         b3 = b2**0.5 if b3 is None else b3
 

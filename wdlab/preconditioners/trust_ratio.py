@@ -86,7 +86,7 @@ def clip_by_weight_norm(
       measure: Of updates and params, a tree like the updates whose norms are taken instead.
 
     Raises:
-      TypeError, ValueError: If it is no number above 0; from ``update`` without ``params``.
+      TypeError, ValueError: If it is not a number above 0; from ``update`` without ``params``.
 
     >>> tx = clip_by_weight_norm(0.5)
     >>> update, params = jnp.array([3.0, 4.0]), jnp.array([0.0, 1.0])
