@@ -89,18 +89,11 @@ def train(config: Config, finetune: Config | None = None) -> list[Row]:
 
 
 def dose(size: Size, name: str = "train_gpt2_small_block256", **flags: Any) -> Dose:
-    """The dose of one training; flags in the paper's numbers.
-
-    Of SGD with momentum the steps are 1 / (1 - momentum) times as long, and so is what L2 takes.
-    """
+    """The dose of one training; flags in the paper's numbers."""
     config = tiny(**flags) if size == "tiny" else dataclasses.replace(CONFIGS[name](), **flags)
-    rate, kappa = optim.learning_rate(config), optim.decay_multiplier(config)
-    longer = 1.0
-    if not optim.is_decoupled(config):
-        kappa = rate
-        longer = (1 - config.dampening) / (1 - config.beta1) if config.opt_type == "gdm" else 1.0
-    decay = None if config.l2_reg else longer * config.weight_decay
-    return dose_of(rate, config.max_iters, decay, 1.0 if kappa is None else kappa)
+    rate = optim.learning_rate(config)
+    decay = None if config.l2_reg else 1.0  # The shrink has the strength in it.
+    return dose_of(rate, config.max_iters, decay, optim.shrink(config))
 
 
 def _loss(graph, params, tokens_BxM) -> jax.Array:

@@ -38,7 +38,7 @@ from examples.gpt import data
 from . import digits
 from .dose import Dose
 from .dose import dose as dose_of
-from .paired import agreement, difference, is_lower
+from .paired import agreement, difference, is_lower, word
 from .rows import Point, Row
 from .study import Size, Study, Summary, main
 
@@ -220,7 +220,6 @@ def summarize(rows: list[Row]) -> Summary:
         "bfloat16: decay prevents": is_lower(of([7], EXPONENTS[1]), of([7], 0.0)),
         "coarse rounding causes it": is_lower(counts[23, 0.0], of(coarse, 0.0) / len(coarse)),
     }
-    words = {True: "yes", False: "no", None: "undecided"}
     return Summary(
         question="Does decay keep a model from diverging where matrix products are rounded?",
         source="bfloat16, high lr: decay 0 diverges, 0.1 does not (2310.04415, Fig. 6)",
@@ -232,7 +231,7 @@ def summarize(rows: list[Row]) -> Summary:
             f"m = {b}, E = {e:g}": counts[b, e].astype(float) for b in BITS for e in EXPONENTS
         },
         seeds=SEEDS,
-        remark=", ".join(f"{what}: {words[shown]}" for what, shown in statements.items())
+        remark=", ".join(f"{what}: {word(shown)}" for what, shown in statements.items())
         + f"; E = 3 less E = 0, m <= 4, in runs of a seed: {gap}.",
     )
 

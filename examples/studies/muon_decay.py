@@ -38,7 +38,7 @@ import wdlab
 from . import digits
 from . import one_pass_mlp as task
 from .dose import Dose
-from .paired import agreement, difference, is_lower
+from .paired import agreement, difference, is_lower, word
 from .rows import Point, Row
 from .study import Size, Study, Summary, main
 
@@ -196,7 +196,6 @@ def summarize(rows: list[Row]) -> Summary:
         "equal rotation": bool(abs(ratio.mean() - 1) < 0.15),
     }
     gap = difference(losses["Muon", decay], losses["Muon", 0.0])
-    words = {True: "yes", False: "no", None: "undecided"}
     return Summary(
         question="Does Muon need weight decay, and does it turn weights as AdamW does?",
         source="without it norms drift and the gain shrinks (Moonlight; 2605.10797)",
@@ -207,7 +206,7 @@ def summarize(rows: list[Row]) -> Summary:
         | {"rotation, Muon over AdamW": ratio}
         | {f"loss, {o}, E = {e:g}": values for (o, e), values in losses.items()},
         seeds=SEEDS,
-        remark=", ".join(f"{what}: {words[shown]}" for what, shown in statements.items())
+        remark=", ".join(f"{what}: {word(shown)}" for what, shown in statements.items())
         + f"; loss with decay less without {gap}.",
     )
 

@@ -73,6 +73,15 @@ def is_lower(one: Any, other: Any, *, by: float = 0.0) -> bool | None:
     return False if gap.low > -by else None
 
 
+def word(holds: bool | None) -> str:
+    """A statement's answer in a remark.
+
+    >>> word(True), word(None)
+    ('yes', 'undecided')
+    """
+    return "undecided" if holds is None else "yes" if holds else "no"
+
+
 def agreement(statements: Sequence[bool | None]) -> Agrees:
     """Whether all of the source's statements hold, some, or none; None is one that is undecided.
 

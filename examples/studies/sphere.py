@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from examples.resnet import flow as program
 
 from . import images
-from .paired import agreement, is_lower
+from .paired import agreement, is_lower, word
 from .rows import Point, Row
 from .study import Size, Study, Summary, at_end, main, spread
 
@@ -71,10 +71,6 @@ def draw(rows: list[Row]) -> Figure:
     return figure
 
 
-def _word(shown: bool | None) -> str:
-    return "undecided" if shown is None else "yes" if shown else "no"
-
-
 def summarize(rows: list[Row]) -> Summary:
     """Loss before, test error and trace after the flow at the end, for each rate."""
     columns = ("loss", "flow_test_error", "flow_hessian_trace")
@@ -100,7 +96,7 @@ def summarize(rows: list[Row]) -> Summary:
         numbers=numbers,
         seeds=images.SEEDS,
         remark="Largest against smallest lr, paired 95 % intervals: "
-        + ", ".join(f"{what}: {_word(shown)}" for what, shown in found.items())
+        + ", ".join(f"{what}: {word(shown)}" for what, shown in found.items())
         + ".",
     )
 

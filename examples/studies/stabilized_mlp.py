@@ -36,7 +36,7 @@ from wdlab import instruments
 
 from . import digits, grids
 from .dose import Dose
-from .paired import agreement, difference, is_lower
+from .paired import agreement, difference, is_lower, word
 from .rows import Point, Row
 from .study import Size, Study, Summary, main
 
@@ -220,24 +220,20 @@ def summarize(rows: list[Row]) -> Summary:
         "flatter after the drop": is_lower(*ends["sharpness"]),
     }
     gap = difference(*(100 * errors for errors in ends["test_error"]))
-    words = {True: "yes", False: "no", None: "undecided"}
+    numbers = {}
+    for e in EXPONENTS:
+        numbers[f"test error, E = {e:g}"] = 100.0 * end(rows, LARGE, e, "test_error")
+        numbers[f"sharpness, E = {e:g}"] = end(rows, LARGE, e, "sharpness")
+        numbers[f"growth of the norm, E = {e:g}"] = growth(rows, e)
     return Summary(
         question="Does decay with a large learning rate stabilize a BatchNorm MLP, and end best?",
         source="loss and norm settle; after the drop it is flatter and better (2310.04415)",
         number=f"test error after the drop, E = 20 less E = 0: {gap} points",
         agrees=agreement(list(statements.values())),
         measured=f"at lr {LARGE:g}; test error, %; sharpness: trace times squared norm",
-        numbers={
-            label: factor * end(rows, LARGE, e, column) if of == "end" else of(e)
-            for e in EXPONENTS
-            for label, column, factor, of in (
-                (f"test error, E = {e:g}", "test_error", 100.0, "end"),
-                (f"sharpness, E = {e:g}", "sharpness", 1.0, "end"),
-                (f"growth of the norm, E = {e:g}", "", 1.0, functools.partial(growth, rows)),
-            )
-        },
+        numbers=numbers,
         seeds=SEEDS,
-        remark=", ".join(f"{what}: {words[shown]}" for what, shown in statements.items()) + ".",
+        remark=", ".join(f"{what}: {word(shown)}" for what, shown in statements.items()) + ".",
     )
 
 
