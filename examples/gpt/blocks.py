@@ -85,6 +85,12 @@ def make_norm(config: Config, rngs: nnx.Rngs) -> nnx.Module:
     return nnx.LayerNorm(config.n_embd, use_bias=config.learnable_ln and config.bias, **form)
 
 
+@jax.named_scope("norm")
+def normalize(norm: Any, x: jax.Array) -> jax.Array:
+    """Calls a norm, under a name that the compiled program keeps (see ``compile_tpu``)."""
+    return norm(x)
+
+
 def rotate(x_BxLxHxK: jax.Array, position_L: jax.Array, theta: float) -> jax.Array:
     """Turns the pairs (x_i, x_{i + K/2}) by the angle ``position * theta ** (-2 i / K)``.
 
@@ -114,6 +120,7 @@ class Attention(nnx.Module):
         self.proj = Linear(config, config.n_embd, config.n_embd, "residual", config.bias, rngs)
         self.dropout = nnx.Dropout(config.dropout)
 
+    @jax.named_scope("attention")
     def __call__(self, x_BxLxD, key: Key = None, cache: Cache | None = None, start=0):
         """Mixes each position with those before it; the new tokens' positions begin at start."""
         attention_key, output_key = split_key(key, 2)
@@ -168,6 +175,7 @@ class MLP(nnx.Module):
         self.proj = Linear(config, inner, width, "mlp_residual", bias, rngs)
         self.dropout = nnx.Dropout(config.dropout)
 
+    @jax.named_scope("mlp")
     def __call__(self, x_BxLxD: jax.Array, key: Key = None) -> jax.Array:
         """Transforms each position by itself."""
         inner = self.fc(x_BxLxD)
@@ -190,6 +198,6 @@ class Block(nnx.Module):
     def __call__(self, x_BxLxD, key: Key = None, cache: Cache | None = None, start=0):
         """Adds what attention and MLP say to the residual stream."""
         attn_key, mlp_key = split_key(key, 2)
-        y_BxLxD, cache = self.attn(self.ln_1(x_BxLxD), attn_key, cache, start)
+        y_BxLxD, cache = self.attn(normalize(self.ln_1, x_BxLxD), attn_key, cache, start)
         x_BxLxD = x_BxLxD + y_BxLxD
-        return x_BxLxD + self.mlp(self.ln_2(x_BxLxD), mlp_key), cache
+        return x_BxLxD + self.mlp(normalize(self.ln_2, x_BxLxD), mlp_key), cache

@@ -15,7 +15,7 @@ from flax import nnx
 
 from examples.runs.mesh import Layout, along_batch
 
-from .blocks import Block, Cache, Key, dtypes, initial_std, make_norm, split_key
+from .blocks import Block, Cache, Key, dtypes, initial_std, make_norm, normalize, split_key
 from .config import Config
 from .lora import freeze_base
 
@@ -52,14 +52,15 @@ class GPT(nnx.Module):
     def features(self, tokens_BxL, key: Key = None, caches: Any = None, start=0):
         """What the head sees, and the caches with these tokens; their positions begin at start."""
         embed_key, *block_keys = split_key(key, 1 + self.config.n_layer)
-        x_BxLxD = self.wte(tokens_BxL)
-        if self.config.block == "gpt2":
-            x_BxLxD += self.wpe(start + jnp.arange(tokens_BxL.shape[1]))
-        x_BxLxD = along_batch(x_BxLxD)
+        with jax.named_scope("embedding"):
+            x_BxLxD = self.wte(tokens_BxL)
+            if self.config.block == "gpt2":
+                x_BxLxD += self.wpe(start + jnp.arange(tokens_BxL.shape[1]))
+            x_BxLxD = along_batch(x_BxLxD)
         x_BxLxD = self.dropout(x_BxLxD, rngs=embed_key, deterministic=key is None)
         through = self._scan_blocks if self.config.scan_layers else self._unrolled_blocks
         x_BxLxD, caches = through(x_BxLxD, block_keys, caches, start)
-        return self.ln_f(along_batch(x_BxLxD)), caches
+        return normalize(self.ln_f, along_batch(x_BxLxD)), caches
 
     def head(self) -> jax.Array:
         """The matrix of the logits, (D, V): the tokens' embedding where they are tied."""
@@ -67,6 +68,7 @@ class GPT(nnx.Module):
         head_DxV = self.wte.embedding[...].T if tied else self.lm_head.kernel[...]
         return head_DxV.astype(self.config.dtype)
 
+    @jax.named_scope("head")
     def logits(self, x_BxLxD: jax.Array) -> jax.Array:
         """Logits of what the head sees, in float32 or wider."""
         logits_NxV = x_BxLxD.reshape(-1, x_BxLxD.shape[-1]) @ self.head()

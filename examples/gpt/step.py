@@ -40,8 +40,9 @@ def losses(graph: nnx.GraphDef, params: Params, tokens_BxM: jax.Array, key: Key 
     """Mean cross-entropy (nats) and error rate of the next token."""
     logits_BxLxV = apply(graph, params, tokens_BxM[:, :-1], key)
     targets_BxL = tokens_BxM[:, 1:]
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits_BxLxV, targets_BxL).mean()
-    return loss, (logits_BxLxV.argmax(-1) != targets_BxL).mean()
+    with jax.named_scope("loss"):
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits_BxLxV, targets_BxL).mean()
+        return loss, (logits_BxLxV.argmax(-1) != targets_BxL).mean()
 
 
 def first_loss_scale(config: Config) -> DynamicScale | None:
@@ -112,15 +113,18 @@ def make_train_step(
             zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
             (scale, total), _ = jax.lax.scan(add, (scale, zero), (tokens_AxBxM, keys_A))
             loss, grads = jax.tree.map(lambda x: x / len(keys_A), total)
-        seen, _ = penalty.update(grads, penalty.init(params), params)  # What the clipping sees.
-        measured = _gradient_metrics(seen, is_logged(config, step + 1))
-        updates, opt_state = tx.update(grads, opt_state, params, value=loss)
-        params = optax.apply_updates(params, updates)
+        with jax.named_scope("metrics"):
+            seen, _ = penalty.update(grads, penalty.init(params), params)  # What the clipping sees.
+            measured = _gradient_metrics(seen, is_logged(config, step + 1))
+        with jax.named_scope("optimizer"):
+            updates, opt_state = tx.update(grads, opt_state, params, value=loss)
+            params = optax.apply_updates(params, updates)
         counts = skipped_steps(opt_state)
         done = counts.in_a_row == 0
         if ema is not None:
-            moved = jax.tree.map(lambda e, p: e + (1 - config.ema_coef) * (p - e), ema, params)
-            ema = jax.tree.map(lambda m, e: jnp.where(done, m, e), moved, ema)
+            with jax.named_scope("ema"):
+                moved = jax.tree.map(lambda e, p: e + (1 - config.ema_coef) * (p - e), ema, params)
+                ema = jax.tree.map(lambda m, e: jnp.where(done, m, e), moved, ema)
         measured |= {"loss": loss, "learning_rate": jnp.asarray(learning_rate(step), jnp.float32)}
         measured |= counts._asdict() | ({} if scale is None else {"loss_scale": scale.scale})
         return Carry(params, opt_state, ema, scale, step + done), measured
