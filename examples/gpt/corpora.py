@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import platform
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,8 +18,10 @@ from examples.runs.flags import nearest, parse_dataclass
 from examples.runs.run_dir import check_name
 from wdlab._core.files import replacing
 
+from . import library
 from .data import byte_pairs, encode_characters
 
+STDLIB = "stdlib"  # The name of the corpus that is no download: see library.py.
 END_OF_TEXT = 50_256  # GPT-2's token between documents.
 VALIDATION_EVERY = 2_000  # One document in so many goes to the validation split.
 
@@ -70,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
         if len(words) < 2 or words[0] != "prepare":
             raise UserError(
                 "write `python -m examples.gpt.data prepare NAME`, NAME one of "
-                f"{', '.join(CORPORA)}, or text files"
+                f"{', '.join((STDLIB, *CORPORA))}, or text files"
             )
         options = parse_dataclass(Options, Options(), flags, "python -m examples.gpt.data prepare")
         folder = prepare(words[1:], options)
@@ -101,13 +104,16 @@ def prepare(words: Sequence[str], options: Options) -> Path:
     name = options.name or (words[0] if corpus else Path(words[0]).stem)
     check_name("--name", name)
     folder = Path(options.data_dir) / name
+    if len(words) > 1 and (corpus or words[0] == STDLIB):
+        raise UserError(f"{words[0]} is a corpus by itself; {words[1]!r} cannot join it")
+    if words[0] == STDLIB:
+        _write_library(folder, options)
+        return folder
     if corpus is None:
         text = "\n".join(_read_text(Path(word)) for word in words)
         folder.mkdir(parents=True, exist_ok=True)
         _write_text(folder, text, options.tokenizer)
         return folder
-    if len(words) > 1:
-        raise UserError(f"{words[0]} is a corpus by itself; {words[1]!r} cannot join it")
     url, sha256 = options.url or corpus.url, options.sha256 or corpus.sha256
     folder.mkdir(parents=True, exist_ok=True)
     file = download(url, folder / url.rsplit("/", 1)[-1], sha256)
@@ -118,9 +124,25 @@ def prepare(words: Sequence[str], options: Options) -> Path:
     return folder
 
 
+def _write_library(folder: Path, options: Options) -> None:
+    """Writes the standard library's source code, and says which: it differs between Pythons."""
+    if options.url:
+        raise UserError(f"{STDLIB} is on this machine: leave out --url")
+    text = library.text()
+    sha256 = library.digest(text)
+    if options.sha256 not in ("", sha256):
+        raise UserError(
+            f"the standard library of Python {platform.python_version()} has sha256 {sha256}, "
+            f"expected {options.sha256}: use the Python that the data were made with"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_text(folder, text, "char", library.TRAINING_PERCENT, {"sha256": sha256})
+    print(f"Python {platform.python_version()}, sha256 {sha256}")
+
+
 def _read_text(path: Path) -> str:
     if not path.is_file():
-        raise UserError(f"no file {path}{nearest(str(path), CORPORA)}")
+        raise UserError(f"no file {path}{nearest(str(path), (STDLIB, *CORPORA))}")
     try:
         text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
@@ -142,15 +164,19 @@ def documents(archive: Path) -> Iterator[str]:
                         yield file.read().decode("utf-8", errors="replace")
 
 
-def _write_text(folder: Path, text: str, tokenizer: str) -> None:
-    """Writes one text, the first 90 % for training."""
+def _write_text(
+    folder: Path, text: str, tokenizer: str, percent: int = 90, meta: dict[str, str] | None = None
+) -> None:
+    """Writes one text, the first so many percent for training."""
     if tokenizer == "char":
         characters, tokens = encode_characters(text)
-        cut = len(tokens) * 9 // 10
+        cut = len(tokens) * percent // 100
         parts = {"train": tokens[:cut], "val": tokens[cut:]}
-        _replace(folder / "meta.json", json.dumps({"characters": characters}).encode())
+        _replace(
+            folder / "meta.json", json.dumps({"characters": characters} | (meta or {})).encode()
+        )
     else:
-        encode, cut = byte_pairs().encode_ordinary, len(text) * 9 // 10
+        encode, cut = byte_pairs().encode_ordinary, len(text) * percent // 100
         parts = {"train": _uint16(encode(text[:cut])), "val": _uint16(encode(text[cut:]))}
         (folder / "meta.json").unlink(missing_ok=True)
     for split, tokens in parts.items():

@@ -1,7 +1,7 @@
 """Tokens for the GPT: the embedded text, nanoGPT's files, and batches of windows by grain.
 
-``python -m examples.gpt.data prepare shakespeare_char | shakespeare | openwebtext | FILES...``
-builds a dataset (see ``corpora.py``).
+``python -m examples.gpt.data prepare stdlib | shakespeare_char | shakespeare | openwebtext |
+FILES...`` builds a dataset (see ``corpora.py``).
 """
 
 import dataclasses

@@ -12,7 +12,7 @@ import types
 import numpy as np
 import pytest
 
-from examples.gpt import corpora, data
+from examples.gpt import corpora, data, library
 from examples.gpt.config import Config
 from examples.gpt.configs import CONFIGS
 from examples.gpt.corpora import main
@@ -125,6 +125,67 @@ def _add(tar, name, content):
     info = tarfile.TarInfo(name)
     info.size = len(content)
     tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture
+def small_library(tmp_path, monkeypatch):
+    """A standard library of three modules, with what does not belong to it."""
+    root = tmp_path / "lib"
+    modules = {
+        "b.py": b"# -*- coding: latin-1 -*-\nb = '\xe9'\n",
+        "a/z.py": "z = '€'\n".encode(),
+        "a.py": b"a = 1\n" * 40,
+        "test/t.py": b"test",
+        "a/tests/t.py": b"test",
+        "site-packages/p.py": b"package",
+        "_sysconfigdata__linux.py": b"/home/me",
+        "config-3.11/c.py": b"/home/me",
+        "a/notes.txt": b"text",
+    }
+    for name, content in modules.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    monkeypatch.setattr(library.sysconfig, "get_path", lambda name: str(root))
+    return root
+
+
+LIBRARY = "z = '\\u20ac'\n\n" + "a = 1\n" * 40 + "\n# -*- coding: latin-1 -*-\nb = '\\xe9'\n"
+
+
+def test_the_standard_library_is_its_modules_in_order(tmp_path, small_library, capsys):
+    assert prepare(tmp_path, "stdlib") == 0
+    raw = [np.fromfile(tmp_path / f"data/stdlib/{s}.bin", np.uint16) for s in ("train", "val")]
+    meta = json.loads((tmp_path / "data/stdlib/meta.json").read_text())
+    assert "".join(meta["characters"][t] for t in np.concatenate(raw)) == LIBRARY
+    assert len(raw[0]) == len(LIBRARY) * 99 // 100
+    assert meta["sha256"] == hashlib.sha256(LIBRARY.encode()).hexdigest()
+    assert meta["sha256"] in capsys.readouterr().out
+    embedded = library.dataset()
+    assert (embedded.train == raw[0]).all()
+    assert (embedded.val == raw[1]).all()
+    assert embedded.characters == tuple(meta["characters"])
+
+
+LIBRARY_MISTAKES = {
+    "another text": ("--sha256=0", "expected 0: use the Python"),
+    "address": ("--url=http://127.0.0.1:9/x", "leave out --url"),
+    "two": ("more.txt", "stdlib is a corpus by itself"),
+}
+
+
+@pytest.mark.parametrize(("word", "message"), LIBRARY_MISTAKES.values(), ids=LIBRARY_MISTAKES)
+def test_a_mistake_about_the_standard_library(tmp_path, small_library, capsys, word, message):
+    assert prepare(tmp_path, "stdlib", word) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_library_without_modules_or_that_cannot_be_read_is_said(tmp_path):
+    with pytest.raises(UserError, match="no .py files"):
+        library.text(tmp_path)
+    (tmp_path / "bad.py").write_bytes(b"# coding: no-such\n")
+    with pytest.raises(UserError, match="bad.py cannot be read as Python"):
+        library.text(tmp_path)
 
 
 def nanogpt_folder(tmp_path, meta=None, train=TEXT, val=TEXT):
