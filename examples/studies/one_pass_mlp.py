@@ -23,7 +23,7 @@ A lead from a trial elsewhere said that all three hold at 1e-3 and the third doe
 import functools
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,7 +37,7 @@ import wdlab
 from . import digits, grids
 from .dose import Dose
 from .dose import dose as dose_of
-from .paired import agreement, difference, is_lower
+from .paired import Agrees, agreement, difference, is_lower
 from .rows import Point, Row
 from .study import Size, Study, Summary, main
 
@@ -170,6 +170,13 @@ def draw(rows: list[Row]) -> Figure:
     return figure
 
 
+def agreeing(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Agrees:
+    """The answer to the three statements, from the losses of each case with and without decay."""
+    lower = {label: is_lower(*pairs[label]) for label in CASES}
+    not_lower = None if lower["constant"] is None else not lower["constant"]
+    return agreement([lower["cosine"], not_lower, lower["constant, then fine-tuned"]])
+
+
 def summarize(rows: list[Row]) -> Summary:
     """The three statements at the rate that was written down; the best rates beside them."""
     lr, exponent = ASKED
@@ -177,9 +184,6 @@ def summarize(rows: list[Row]) -> Summary:
         label: (of(rows, *case, lr, exponent), of(rows, *case, lr, 0.0))
         for label, case in CASES.items()
     }
-    lower = {label: is_lower(*pair) for label, pair in pairs.items()}
-    not_lower = None if lower["constant"] is None else not lower["constant"]
-    holds = [lower["cosine"], not_lower, lower["constant, then fine-tuned"]]
     best = {
         e: min((of(rows, "cosine", "loss", rate, e) for rate in RATES), key=np.mean)
         for e in (0.0, exponent)
@@ -191,7 +195,7 @@ def summarize(rows: list[Row]) -> Summary:
         source="cosine: yes; constant: after fine-tuning only (2310.04415)",
         number=f"E = 3: cosine {gaps['cosine'].mean:+.3f}, constant {gaps['constant'].mean:+.3f}, "
         f"tuned {gaps['constant, then fine-tuned'].mean:+.3f}",
-        agrees=agreement(holds),
+        agrees=agreeing(pairs),
         measured=f"loss at lr {lr:g}, nats; the last two at the best of the learning rates",
         numbers={
             f"{label}, E = {e:g}": of(rows, *case, lr, e)

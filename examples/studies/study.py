@@ -87,7 +87,8 @@ class Flags:
 def main(study: Study, argv: Sequence[str]) -> int:
     """Runs a study to its end, or to the end of what is missing of it; the exit code."""
     try:
-        flags = parse_dataclass(Flags, Flags(), argv, f"python -m examples.studies.{study.name}")
+        default = Flags(study.sizes[0])
+        flags = parse_dataclass(Flags, default, argv, f"python -m examples.studies.{study.name}")
         if flags.size not in study.sizes:
             raise UserError(f"{study.name} has no size {flags.size}: {' or '.join(study.sizes)}")
         folder = Path(flags.out_dir or f"out/studies/{study.name}-{flags.size}")
