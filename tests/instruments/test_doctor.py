@@ -11,6 +11,7 @@ import pytest
 from optax import contrib
 
 import wdlab
+from tests.public_programs import PROGRAMS
 from wdlab.cli import main
 from wdlab.rules import NO_BIAS_OR_NORM, Rule
 
@@ -139,35 +140,7 @@ def test_each_planted_fault_is_found(name):
     )
 
 
-def rsqrt(learning_rate, warmup):
-    return optax.join_schedules(
-        [
-            optax.linear_schedule(0.0, learning_rate, warmup),
-            lambda count: learning_rate * (count + warmup) ** -0.5 * warmup**0.5,
-        ],
-        [warmup],
-    )
-
-
-# Chains as public programs build them, from their code: nanodo 413e7819 (optimizer.py), flax
-# 0740ef63 (examples/lm1b/train.py), flax's examples/mnist and miniGPT tutorial, dm-haiku 08124e52
-# (examples/transformer/train.py), the MNIST example in Equinox's documentation.
-WARM = optax.join_schedules(
-    [optax.linear_schedule(0.0, 1.6e-3, 1000), optax.cosine_decay_schedule(1.6e-3, 9000, 0.1)],
-    [1000],
-)
 SOUND = {
-    "nanodo": optax.MultiSteps(
-        optax.adamw(WARM, b2=0.98, eps=1e-9, weight_decay=0.1, mask=by_path(lambda p: True)), 1
-    ),
-    "flax lm1b": optax.adamw(rsqrt(1.6e-3, 1000), b1=0.9, b2=0.98, eps=1e-9, weight_decay=0.1),
-    "flax mnist": optax.sgd(0.1, 0.9),
-    "flax mnist tutorial": optax.adamw(5e-3, 0.9),
-    "miniGPT": optax.adam(1e-3),
-    "haiku transformer": optax.chain(
-        optax.clip_by_global_norm(0.25), optax.adam(2e-4, b1=0.9, b2=0.99)
-    ),
-    "equinox mnist": optax.adamw(3e-4),
     "ours": wdlab.optimizers.adamw(LR, weight_decay=0.1, coupling="lr"),
     "schedule coupling": wdlab.optimizers.adamw(LR, weight_decay=1e-4, coupling="schedule"),
     "lion": wdlab.optimizers.lionw(LR, weight_decay=1.0, coupling="lr"),
@@ -197,6 +170,24 @@ def test_nothing_is_said_of_a_sound_chain(name):
     report = wdlab.doctor(SOUND[name], PARAMS, steps=STEPS)
     assert [f for f in report.findings if f.severity != "note"] == [], str(report)
     assert report.verdict.startswith("sound")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_nothing_is_said_of_public_programs(name):
+    program = PROGRAMS[name]()
+    for more in ({}, {"loss_fn": program.loss, "batch": program.batch}):
+        report = wdlab.doctor(program.tx, program.params, steps=program.steps, **more)
+        assert [f for f in report.findings if f.severity != "note"] == [], str(report)
+        assert report.verdict.startswith("sound")
+
+
+def test_lookahead_is_looked_at_in_both_copies():
+    params = optax.LookaheadParams.init_synced(PARAMS["h_0"])
+    tx = optax.lookahead(optax.adam(1e-3), sync_period=5, slow_step_size=0.1)
+    report = wdlab.doctor(tx, params, steps=STEPS)
+    assert {f.severity for f in report.findings} <= {"note"}
+    assert "cannot be measured" in str(report)
+    assert report.verdict == "sound as far as it can be measured"
 
 
 def test_the_report_is_text_json_and_a_page():

@@ -4,19 +4,21 @@ A case is (loss, abstract parameters, abstract batch, patterns): the first patte
 path says its role. The roles are found without names; here names are the answer.
 """
 
+import functools
+
 import equinox as eqx
 import flax.linen as nn
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 from examples.gpt import config as gpt_config
 from examples.gpt import model as gpt_model
 from examples.gpt import step as gpt_step
 from examples.resnet import config as resnet_config
 from examples.resnet import model as resnet_model
+from tests.public_programs import PROGRAMS, floats, ints
 
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 BEFORE, AFTER = "scale, before a matrix", "scale, after a matrix"
@@ -28,14 +30,6 @@ GPT = (
     (".*scale", BEFORE),
     (".*/kernel", "matrix"),
 )
-
-
-def ints(*shape):
-    return jax.ShapeDtypeStruct(shape, jnp.int32)
-
-
-def floats(*shape):
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def gpt(patterns=GPT, **settings):
@@ -130,45 +124,6 @@ def linen(scan, vit):
         return cross_entropy(model.apply(params, x), y).mean()
 
     return loss, params, (x, y), tuple((f"params/{p}", role) for p, role in LINEN)
-
-
-class MiniGPT(nnx.Module):
-    """As in the tutorial docs.jaxstack.ai/JAX_for_LLM_pretraining: nnx attention, post-norm."""
-
-    def __init__(self, rngs):
-        self.tokens = nnx.Embed(10, 8, rngs=rngs)
-        self.positions = nnx.Embed(6, 8, rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
-        self.dropout = nnx.Dropout(0.1, rngs=rngs)
-        self.norm1 = nnx.LayerNorm(8, rngs=rngs)
-        self.up, self.down = nnx.Linear(8, 16, rngs=rngs), nnx.Linear(16, 8, rngs=rngs)
-        self.norm2 = nnx.LayerNorm(8, rngs=rngs)
-        self.output = nnx.Linear(8, 10, use_bias=False, rngs=rngs)
-
-    def __call__(self, tokens):
-        x = self.tokens(tokens) + self.positions(jnp.arange(tokens.shape[1])[None])
-        mask = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
-        x = self.norm1(x + self.dropout(self.attention(x, mask=mask)))
-        x = self.norm2(x + self.dropout(self.down(nnx.relu(self.up(x)))))
-        return self.output(x)
-
-
-def mini_gpt():
-    model = nnx.eval_shape(lambda: MiniGPT(nnx.Rngs(0)))
-
-    def loss(model, tokens):
-        return cross_entropy(model(tokens[:, :-1]), tokens[:, 1:]).mean()
-
-    patterns = (
-        ("tokens/embedding", "embedding"),
-        ("positions/embedding", "position"),
-        ("output/kernel", "head"),
-        (".*/bias", "bias"),
-        ("norm1/scale", "scale, before a matrix"),
-        ("norm2/scale", "scale, before a matrix"),
-        (".*/kernel", "matrix"),
-    )
-    return loss, model, (ints(3, 7),), patterns
 
 
 class ViT(eqx.Module):
@@ -291,6 +246,13 @@ INVARIANT_VGG = (
     ("convs/.*", "kernel, scale-invariant"),
     ("linears/.*", "matrix, scale-invariant"),
 )
+
+
+def public(make):
+    program = make()
+    return program.loss, program.params, program.batch, program.roles
+
+
 CASES = {
     "GPT": gpt,
     "GPT, biases, dropout, scan": lambda: gpt(bias=True, dropout=0.1, scan_layers=True),
@@ -319,8 +281,8 @@ CASES = {
     "Linen": lambda: linen(scan=False, vit=False),
     "Linen, scan": lambda: linen(scan=True, vit=False),
     "Linen ViT": lambda: linen(scan=True, vit=True),
-    "nnx miniGPT": mini_gpt,
     "Equinox MLP": equinox_mlp,
     "Equinox ViT": equinox_vit,
     "Haiku": haiku,
+    **{name: functools.partial(public, make) for name, make in PROGRAMS.items()},
 }

@@ -43,6 +43,14 @@ def _is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
+def _is_equinox(node: Any) -> bool:
+    return ("equinox", "Module") in _classes(type(node))
+
+
+def _is_float_array(node: Any) -> bool:
+    return jax.numpy.issubdtype(getattr(node, "dtype", bool), jax.numpy.inexact)
+
+
 def _walk(tree: PyTree, above: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """Yields key path and leaf, masked nodes included, without the steps into boxes."""
     flat = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda n: _is_box(n) or _is_masked(n))
@@ -111,14 +119,16 @@ def masked_paths(tree: PyTree) -> list[str]:
 
 
 def parameters(tree: PyTree, wrt: Any = None) -> PyTree:
-    """Masks what is not a parameter of a Flax nnx model or State: BatchNorm's statistics, keys.
+    """Takes out what is no parameter of a model: nnx's statistics and keys, Equinox's functions.
 
     Args:
-      tree: An ``nnx.Module`` or ``nnx.State``; every other pytree is returned as it is.
+      tree: An ``nnx.Module``, an ``nnx.State`` or an Equinox module; every other pytree is returned
+        as it is.
       wrt: What is trained, an nnx filter as in ``nnx.Optimizer(..., wrt=)``; None is ``nnx.Param``.
 
     Returns:
-      The tree with ``optax.MaskedNode`` in place of the other Variables.
+      The tree with ``optax.MaskedNode`` in place of the other Variables; of Equinox, with None in
+      place of what is no float array, as ``eqx.filter(tree, eqx.is_inexact_array)``.
 
     Raises:
       ValueError: If there are Variables and none of them is a parameter.
@@ -126,6 +136,8 @@ def parameters(tree: PyTree, wrt: Any = None) -> PyTree:
     >>> parameters({"kernel": 1.0})
     {'kernel': 1.0}
     """
+    if any(map(_is_equinox, jax.tree.leaves(tree, is_leaf=_is_equinox))):
+        return jax.tree.map(lambda leaf: leaf if _is_float_array(leaf) else None, tree)
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)
     kinds = {type(node).__name__ for _, node in flat if _is_variable(node)}
     if not kinds:

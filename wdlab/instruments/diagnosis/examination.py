@@ -12,7 +12,7 @@ import numpy as np
 
 from wdlab._core.dtypes import is_16_bit
 from wdlab.instruments.diagnosis.program_facts import decay_terms, injected, state_changes
-from wdlab.instruments.plans import GRID, TracedOptimizer, measure, trace_update
+from wdlab.instruments.plans import GRID, TracedOptimizer, gradients_of, measure, trace_update
 from wdlab.rules import leaves_with_paths, looks_like_matrix, looks_like_norm_or_bias
 
 Array = Any
@@ -174,7 +174,7 @@ def examine(
         line = str(error).splitlines()[0][:200] if str(error) else ""
         reason = f"{type(error).__name__}: {line}"
         return Examination((), traced=None, reason=reason, **told)
-    update = trace_update(tx, wide, jax.eval_shape(tx.init, wide), wide)
+    update = trace_update(tx, gradients_of(wide), jax.eval_shape(tx.init, wide), wide)
     terms = decay_terms(update, len(pairs))
     measured = measure(traced, grid)
     leaves = [

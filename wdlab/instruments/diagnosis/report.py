@@ -62,6 +62,8 @@ class Report:
         if counts["error"] or counts["warning"]:
             return f"{', '.join(told)}; first of all: {self.findings[0].fault.replace('_', ' ')}"
         decaying = [g for g in self.groups if g.peak_shrink]
+        if not decaying and any(g.coupling == "unknown" for g in self.groups):
+            return "sound as far as it can be measured"
         if not decaying:
             return "sound, and nothing decays"
         share = max(decaying, key=lambda g: g.entries).timescale_of_run
@@ -196,7 +198,7 @@ def _row(group: Group) -> tuple[str, ...]:
 
     kind = group.convention or group.coupling
     if group.coupling == "none":
-        kind = f"{kind}, no decay"
+        kind = f"{group.convention}, no decay" if group.convention else "no decay"
     elif group.coupling == "gradient":
         kind = "depends on gradients"
     return (

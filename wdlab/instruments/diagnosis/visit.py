@@ -49,8 +49,8 @@ def doctor(
 
     Args:
       tx: An Optax transformation, the whole chain of the run.
-      params: Pytree of arrays or of ``jax.ShapeDtypeStruct`` in the dtypes of the run, or a Flax
-        nnx model. No array of their size is made.
+      params: Pytree of arrays or of ``jax.ShapeDtypeStruct`` in the dtypes of the run, or a model
+        of Flax nnx or Equinox. No array of their size is made.
       steps: Updates in the run, >= 1.
       loss_fn: ``loss_fn(params, *batch)``: roles are read off it; without it they are guessed from
         names.

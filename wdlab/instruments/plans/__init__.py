@@ -5,7 +5,7 @@ from wdlab.instruments.plans.measured_decay import Measured, measure, shares
 from wdlab.instruments.plans.plan import DecayPlan, LeafPlan, decay_plan
 from wdlab.instruments.plans.step_curves import GRID, find_jumps
 from wdlab.instruments.plans.traced_optimizer import TracedOptimizer
-from wdlab.instruments.plans.traced_update import trace_update
+from wdlab.instruments.plans.traced_update import gradients_of, trace_update
 from wdlab.instruments.plans.uniform_arrays import ELEMENTWISE, of_kind
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "TracedOptimizer",
     "decay_plan",
     "find_jumps",
+    "gradients_of",
     "measure",
     "of_kind",
     "plan_differences",

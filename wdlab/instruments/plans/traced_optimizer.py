@@ -9,9 +9,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
-from wdlab.instruments.plans.traced_update import trace_update
+from wdlab.instruments.plans.traced_update import gradients_of, trace_update
 from wdlab.instruments.plans.uniform_programs import Program
 from wdlab.instruments.plans.uniform_tracing import trace
 
@@ -44,8 +43,7 @@ class TracedOptimizer:
 
     def __init__(self, tx: Any, params: PyTree):
         init, self.state = jax.make_jaxpr(tx.init, return_shape=True)(params)
-        # Lookahead's update takes the gradients of one of its two copies.
-        gradients = params.fast if isinstance(params, optax.LookaheadParams) else params
+        gradients = gradients_of(params)
         update = trace_update(tx, gradients, self.state, params)
         self._init = Program()
         weights = [self._init.input("weight")] * len(jax.tree.leaves(params))
