@@ -5,7 +5,7 @@ configurations.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from examples.runs import conventions
 from examples.runs.errors import UserError
@@ -34,6 +34,12 @@ Rules = Literal[
 @dataclasses.dataclass(frozen=True)
 class Config(Settings):
     """Settings of one training run."""
+
+    OPTIMIZER: ClassVar[tuple[str, ...]] = (
+        "opt_type", "convention", "convention_args", "learning_rate", "decay_lr", "warmup_iters",
+        "lr_decay_iters", "min_lr", "beta1", "beta2", "dampening", "grad_clip", "weight_decay",
+        "coupling", "rules", "wd_substrings_include", "l2_reg",
+    )  # fmt: skip
 
     # Where and what.
     wandb_run_name: str = free("")  # name of the run: results in out_dir/NAME, or NAME-2, ...

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 import wdlab
 from examples.runs import conventions, optimizers, processes, run_dir
@@ -16,6 +17,7 @@ from wdlab.training import Checkpoints
 
 from . import data as data_lib
 from . import model, optim, step, tracking
+from .config import Config
 from .generation import generate
 from .start_from import Start
 
@@ -28,6 +30,7 @@ class Trainer(Run):
     """
 
     program, unit, best = "gpt", "tokens", "val_loss"
+    otherwise = "begin a run that goes on from it: --init_from=resume --ckpt_path=FOLDER"
     panels = {
         "loss (nats per token)": {
             "batch_loss": "batch",
@@ -72,6 +75,10 @@ class Trainer(Run):
         self.evaluate = step.make_evaluate(self.graph)
         self.weight_metrics = step.make_weight_metrics(config)
         self.steady = config.max_skipped_steps > 1
+
+    def optimizers(self, config: Config) -> list[optax.GradientTransformation]:
+        """The one of these settings."""
+        return [optim.make_optimizer(config)]
 
     def _initial_params(self) -> tuple[Any, model.Params]:
         config, size = self.config, self.data.vocab_size

@@ -5,7 +5,7 @@ Without a configuration's name the defaults are those scripts': ResNet-18 of wid
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from examples.runs import conventions
 from examples.runs.errors import UserError
@@ -28,6 +28,10 @@ Rules = Literal["ALL", "NO_BIAS_OR_NORM", "KERNELS_ONLY", "convention"]
 @dataclasses.dataclass(frozen=True)
 class Config(Settings):
     """Settings of one training run."""
+
+    OPTIMIZER: ClassVar[tuple[str, ...]] = (
+        "opt_type", "convention", "convention_args", "momentum", "coupling", "rules",
+    )  # fmt: skip
 
     # Where and what.
     exp_name: str = free("resnet")  # name of the run

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
 import wdlab
 from examples.runs import conventions, optimizers
@@ -75,6 +76,11 @@ class Trainer(Run):
         self._newest: Numbers | None = None  # Of a call that is not read yet.
         self.evaluate = step.make_evaluate(self.graph)
         self.recompute_stats = step.make_recompute_stats(self.graph)
+
+    def optimizers(self, config: Config) -> list[optax.GradientTransformation]:
+        """That before and that after the change of rates."""
+        rates = [self.rates(0), self.rates(optim.first_decay_epoch(config))]
+        return [optim.make_optimizer(config, *both) for both in rates]
 
     @property
     def epoch(self) -> int:

@@ -24,6 +24,7 @@ from .errors import UserError
 from .mesh import Layout, bytes_here, make_mesh
 from .pictures import Panels, save_curves
 from .records import Records, Row
+from .same_optimizer import same_optimizer
 from .settings import LARGEST, Settings
 from .stop import StopRequest
 from .training_loop import TrainingLoop
@@ -44,6 +45,7 @@ class Run(TrainingLoop):
     best: str | None = None  # the column whose lowest value marks a checkpoint to keep
     panels: Panels  # of the picture
     axis = "step"  # of the picture: a column
+    otherwise = ""  # how a run goes on with another optimizer
     data: Any  # with a digest()
     tx: Any
     rules: tuple[wdlab.Rule, ...]
@@ -56,6 +58,10 @@ class Run(TrainingLoop):
         self.notes: tuple[str, ...] = ()  # For the user, where a run begins.
         self.layout = Layout(make_mesh(config.mesh_data, config.mesh_fsdp))
         self.layout.check_room(least_bytes)
+
+    @abc.abstractmethod
+    def optimizers(self, config: Any) -> list[Any]:
+        """The optimizers that the run with these settings has, one after the other."""
 
     @abc.abstractmethod
     def description(self) -> list[str]:
@@ -101,7 +107,13 @@ class Run(TrainingLoop):
 
     def restore(self) -> list[str]:
         """Goes on from the newest whole checkpoint, if there is one; what to tell the user."""
-        restored = self.checkpoints.restore(self.state)
+        same: list[str] = []
+
+        def check(saved: dict[str, Any], now: dict[str, Any]) -> bool:
+            same[:] = [self.same_optimizer(saved, now)]
+            return any(same)
+
+        restored = self.checkpoints.restore(self.state, check_settings=check)
         if restored is None:
             return [f"nothing to resume here yet: starting at step {self.step}", *self.notes]
         self.state, self.step, self.begun = restored.state, restored.step, restored.step
@@ -111,7 +123,12 @@ class Run(TrainingLoop):
             f"checkpoint of step {number} is damaged ({why}): set aside, falling back"
             for number, why in restored.damaged.items()
         ]
-        return [*notes, f"resuming at step {restored.step}"]
+        return [*notes, *same, f"resuming at step {restored.step}"]
+
+    def same_optimizer(self, saved: dict[str, Any], now: dict[str, Any]) -> str:
+        """What to tell where other settings make the same optimizer; empty where others differ."""
+        given = self.config, self.state.params, self.optimizers
+        return same_optimizer(*given, saved, now, self.otherwise)
 
     def save(self, *, wait: bool = False) -> str:
         """Saves the state; a row with the column ``best`` takes part in choosing the best step."""

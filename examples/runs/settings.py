@@ -6,7 +6,7 @@ The comment beside a field is its text in ``--help``.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from .errors import UserError
 
@@ -51,6 +51,8 @@ def free(default: Any, values: Range | None = None) -> Any:
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What every program that trains asks for."""
+
+    OPTIMIZER: ClassVar[tuple[str, ...]] = ()  # Fields that decide the optimizer and nothing else.
 
     out_dir: str = free("")  # results; empty: out/PROGRAM/NAME, or the next free NAME-2, ...
     resume: bool = free(False)  # continue the run in out_dir exactly where its last checkpoint is

@@ -24,7 +24,7 @@ from wdlab.training.checksum import described, sealed
 from wdlab.training.kept_steps import KeptSteps
 from wdlab.training.orbax_io import CheckpointError, as_path, lock, reason, together
 from wdlab.training.orbax_manager import Manager, leave_out_errors
-from wdlab.training.reading import read_step, set_aside
+from wdlab.training.reading import Check, read_step, set_aside
 from wdlab.training.settings import as_json, setting_differences
 
 PyTree = Any
@@ -154,7 +154,7 @@ class Checkpoints:
         self,
         like: PyTree,
         *,
-        check_settings: bool = True,
+        check_settings: bool | Check = True,
         step: int | None = None,
         partial: bool = False,
     ) -> Restored | None:
@@ -167,7 +167,9 @@ class Checkpoints:
           like: Pytree of arrays (or ``jax.ShapeDtypeStruct`` with shardings) to restore into.
             NumPy arrays and Python numbers come back as such.
           check_settings: Whether settings that differ are an error; otherwise they are returned.
-            A number that ``inject_hyperparams`` keeps in the state is then the checkpoint's.
+            A number that ``inject_hyperparams`` keeps in the state is then the checkpoint's. Or a
+            function of the step's settings and this run's, called where they differ: whether to
+            go on; it may raise a ``CheckpointError`` of its own.
           step: Only this one, and nothing is renamed; None: the newest that is whole.
           partial: Whether ``like`` may have other paths than the step. What it lacks is not read;
             what only it has, such as a new moving average, keeps its values.
@@ -176,12 +178,12 @@ class Checkpoints:
           CheckpointError: If the settings or the arrays' layout differ, or no step is whole.
         """
         self.wait()
-        settings = self._settings if check_settings else None
+        check = check_settings if callable(check_settings) else lambda *_: not check_settings
         damaged: dict[int, str] = {}
         for number in self._to_try(step):
             folder = self.directory / str(number)
             try:
-                state, body, filled = read_step(folder, like, settings, partial)
+                state, body, filled = read_step(folder, like, self._settings, check, partial)
             except CheckpointError:
                 raise
             except Exception as error:  # noqa: BLE001  Damaged files raise anything.

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -16,24 +16,26 @@ from wdlab.training.orbax_io import CheckpointError, read_arrays, together
 from wdlab.training.settings import setting_differences
 
 PyTree = Any
+Check = Callable[[dict[str, Any], dict[str, Any]], bool]
 
 
 def read_step(
-    folder: epath.Path, like: PyTree, settings: Mapping[str, Any] | None, partial: bool
+    folder: epath.Path, like: PyTree, settings: dict[str, Any], check: Check, partial: bool
 ) -> tuple[PyTree, dict[str, Any], list[str]]:
     """The state, the record's body, and the paths that keep the values of ``like``.
 
     Args:
       folder: That of the step; its name is the step's number.
       like: As in :meth:`Checkpoints.restore`.
-      settings: What the step must have been made with; None: anything.
+      settings: This run's.
+      check: Whether the step is taken where it was made with others, given those and this run's.
       partial: As in :meth:`Checkpoints.restore`.
 
     Raises:
       CheckpointError: If the step is another run's, or was renamed.
       Exception: If it is damaged.
 
-    >>> read_step(epath.Path("/nowhere/10"), {}, None, False)
+    >>> read_step(epath.Path("/nowhere/10"), {}, {}, lambda *_: False, False)
     Traceback (most recent call last):
     FileNotFoundError: ...
     """
@@ -44,8 +46,8 @@ def read_step(
             f"{where} holds step {body['step']}: its folder was renamed. Give it that name again, "
             "or move it elsewhere"
         )
-    changes = [] if settings is None else setting_differences(body["settings"], settings)
-    if changes:
+    changes = setting_differences(body["settings"], settings)
+    if changes and not check(body["settings"], settings):
         raise CheckpointError(f"{where} was made with other settings: {first_few(changes)}")
     saved, leaves = body["layout"], named_leaves(like)
     _check_layout(where, saved, {name: layout(leaf) for name, leaf in leaves.items()}, partial)

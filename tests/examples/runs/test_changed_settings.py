@@ -1,11 +1,20 @@
 """What changed between two runs is refused by name on resume, or accepted by a flag."""
 
+import dataclasses
+import shlex
+
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 
 import wdlab
+from examples.gpt.flags import parse as parse_gpt
+from examples.gpt.start_from import Start
+from examples.gpt.trainer import Trainer as GPTTrainer
+from examples.resnet import optim as resnet_optim
+from examples.resnet.flags import parse as parse_resnet
+from examples.runs.same_optimizer import same_optimizer
 from wdlab.training import CheckpointError, Checkpoints, run_settings
 
 DATA = {"batch_size": 4, "data_length": 1000, "data_seed": 0, "data_shards": 1}
@@ -127,3 +136,76 @@ def test_the_plan_is_the_librarys_own_too(tmp_path):
     other = wdlab.optimizers.adamw(0.01, weight_decay=0.1, coupling="lr", rules=wdlab.rules.ALL)
     with pytest.raises(CheckpointError, match="b: coupling decoupled in this plan, none"):
         resume(tmp_path, other, settings_of(other))
+
+
+FLAGS = shlex.split(
+    "tiny --n_layer=1 --n_head=2 --n_embd=8 --block_size=8 --batch_size=2 --max_iters=6 "
+    "--decay_lr=False --weight_decay=0.001 --coupling=constant --sample_tokens=0 --eval_examples=4"
+)
+
+
+def trainer_of(folder, *flags):
+    _, config = parse_gpt([*FLAGS, f"--out_dir={folder}", *flags])
+    return GPTTrainer(Start(config))
+
+
+@pytest.fixture(scope="module")
+def saved_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    trainer = trainer_of(folder)
+    record = {"pending": 0, **trainer.record()}
+    with Checkpoints(folder, settings=trainer.settings()) as checkpoints:
+        checkpoints.save(3, trainer.state, record=record)
+    return folder
+
+
+def restored(folder, *flags):
+    trainer = trainer_of(folder, *flags)
+    with Checkpoints(folder, settings=trainer.settings(), read_only=True) as trainer.checkpoints:
+        return trainer.restore()
+
+
+def test_other_flags_of_the_same_optimizer_go_on(saved_run):
+    assert restored(saved_run)[-1] == "resuming at step 3"
+    # eta_t is 1 where the learning rate is constant, and both rules exempt nothing but norms.
+    notes = restored(saved_run, "--coupling=schedule", "--rules=NO_BIAS_OR_NORM")
+    assert notes[-1] == "resuming at step 3"
+    assert "coupling is constant in the checkpoint, schedule in this run" in notes[-2]
+    assert notes[-2].endswith("the same optimizer, proved")
+
+
+def test_other_flags_of_another_optimizer_are_refused_with_the_first_step(saved_run):
+    with pytest.raises(CheckpointError) as refused:
+        restored(saved_run, "--weight_decay=0.002")
+    told = str(refused.value)
+    assert "they differ first at step 0 in" in told
+    assert "(decay, without a gradient)" in told
+    assert "2 times" in told
+    assert "Write --weight_decay=0.001 to go on with the run, or" in told
+    assert "--init_from=resume --ckpt_path=FOLDER" in told
+    assert "\n" not in told
+
+
+def test_flags_of_more_than_the_optimizer_are_refused_as_they_were(saved_run):
+    with pytest.raises(CheckpointError, match="made with other settings: dropout is 0"):
+        restored(saved_run, "--dropout=0.1", "--coupling=schedule")
+
+
+def test_the_resnets_optimizers_of_both_rates_are_compared():
+    one = parse_resnet(shlex.split("tiny --opt_type=sgd --rules=ALL --lr=0.1 --wd=0.01"))
+    params = {"stages": {"kernel": jnp.ones((3, 3, 2, 4)), "bias": jnp.ones(4)}}
+    saved = dataclasses.replace(one, coupling="constant").trajectory()  # SGD's is L2 in any case.
+
+    def build(config):
+        rates = [resnet_optim.rates(config, epoch) for epoch in (0, config.epochs - 1)]
+        return [resnet_optim.make_optimizer(config, *both) for both in rates]
+
+    told = same_optimizer(one, params, build, saved, one.trajectory())
+    assert told.endswith("the same optimizer, proved")
+    with pytest.raises(CheckpointError, match="Write --momentum=0.5 .*to go on with the run$"):
+        same_optimizer(one, params, build, saved | {"momentum": 0.5}, one.trajectory())
+
+
+def test_the_flags_of_an_optimizer_are_settings():
+    for config in (parse_gpt(FLAGS)[1], parse_resnet(["tiny"])):
+        assert set(config.OPTIMIZER) <= config.trajectory().keys()
