@@ -4,9 +4,11 @@ import contextlib
 import csv
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from examples.runs.errors import UserError
 from wdlab._core.files import replacing
@@ -57,6 +59,19 @@ class Table:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(self._rows)
+
+
+def rows_over(values: Mapping[str, Any], **axes: Sequence[Any]) -> list[Row]:
+    """A row for each element of arrays whose axes have these names and values.
+
+    >>> rows_over({"loss": np.array([[1.0, 2.0]])}, seed=range(1), lr=(0.1, 0.2))
+    [{'seed': 0, 'lr': 0.1, 'loss': 1.0}, {'seed': 0, 'lr': 0.2, 'loss': 2.0}]
+    """
+    return [
+        {name: axes[name][i] for name, i in zip(axes, index, strict=True)}
+        | {name: float(array[index]) for name, array in values.items()}
+        for index in np.ndindex(*map(len, axes.values()))
+    ]
 
 
 def _key(point: Point) -> str:
