@@ -6,28 +6,28 @@ what is missing in its folder, out/studies/NAME-SIZE.
 
 import importlib
 import json
+import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from examples import studies as package
 from examples.runs.errors import UserError, fail
 from examples.runs.flags import parse_dataclass
 
 from .study import Flags, Study, run
 from .table import RESULTS
 
-_SHARED = ("all", "digits", "dose", "grids", "images", "language", "paired", "rows", "study")
-_OTHERS = (*_SHARED, "sweep", "table", "__init__")
-
 
 def studies() -> list[Study]:
-    """All studies, by name.
+    """All studies, by name: every module of this folder that has one.
 
     >>> [study.name for study in studies()][:2]
     ['adafactor_parts', 'adam_epsilon']
     """
-    names = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in _OTHERS)
-    return [importlib.import_module(f"examples.studies.{name}").STUDY for name in names]
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
+    return [module.STUDY for module in modules if hasattr(module, "STUDY")]
 
 
 def stored(name: str, size: str) -> str | None:

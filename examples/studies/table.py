@@ -17,12 +17,18 @@ from examples.runs.errors import UserError, fail
 from examples.runs.flags import parse_dataclass
 from wdlab.sweep import Separability
 
+from . import claims
 from .study import Size, spread
 
 FOLDER = Path(__file__).parent
 RESULTS, PAGE = FOLDER / "results", FOLDER / "README.md"
 Result = dict[str, Any]
 HEAD = """# Studies and their results
+
+"""
+HOW = """
+
+## All studies
 
 One file per question of the papers. Each is a command, and each can be stopped: it goes on with the
 point that is missing.
@@ -31,15 +37,16 @@ point that is missing.
     python -m examples.studies.lm_weight_decay --size paper    # the settings of the source
     python -m examples.studies.table --add out/studies/lm_weight_decay-tiny    # onto this page
 
-Size `tiny` trains small models for minutes and says what happens there, not what happens at the
-source's size. Nothing has been run at size `paper` yet. E is the largest decay exponent of the
-runs, the sum over the steps of kappa_t * lambda: without gradients a weight shrinks by exp(-E).
-lr T is the largest peak learning rate times steps. A study whose E is below 1 answers "not tested",
-never "no". Statements are tested on paired seeds: a 95 % interval, the wider of Student's t and the
-bootstrap, must exclude zero. Below each picture are the numbers, as mean ± standard deviation over
-the seeds. `python -m examples.studies.table` writes this page from `results/`, where each result
-stands once, with every seed's number. `python -m examples.studies.all --size tiny` runs all, and
-fails where an answer is another than the one on this page.
+Size `tiny` trains small models for minutes, size `small` for up to an hour; they say what happens
+there, not what happens at the source's size. Nothing has been run at size `paper` yet. E is the
+largest decay exponent of the runs, the sum over the steps of kappa_t * lambda: without gradients a
+weight shrinks by exp(-E). lr T is the largest peak learning rate times steps. A study whose E is
+below 1 answers "not tested", never "no". Statements are tested on paired seeds: a 95 % interval,
+the wider of Student's t and the bootstrap, must exclude zero. Below each picture are the numbers,
+as mean ± standard deviation over the seeds. `python -m examples.studies.table` writes this page
+from `results/`, where each result stands once, with every seed's number.
+`python -m examples.studies.all --size tiny` runs all that have the size, and fails where an answer
+is another than the one on this page.
 
 """
 
@@ -52,7 +59,7 @@ class Flags:
 
 
 def page(results: Sequence[Result]) -> str:
-    """The whole page: a table of all results, then a section for each study."""
+    """The whole page: the claims, a table of all results, then a section for each study."""
     rows = [
         (
             *(f"`{r['name']}`", r["question"], r["source"], r["agrees"], r["number"]),
@@ -62,7 +69,8 @@ def page(results: Sequence[Result]) -> str:
         for r in results
     ]
     heading = ("study", "question", "the source says", "agrees", "one number", "E", "lr T", "link")
-    return HEAD + "\n\n".join([table(heading, rows), *map(section, results)]) + "\n"
+    below = "\n\n".join([table(heading, rows), *map(section, results)])
+    return HEAD + claims.section(results) + HOW + below + "\n"
 
 
 def section(result: Result) -> str:
@@ -100,8 +108,7 @@ def title(result: Result) -> str:
 
 def link(result: Result) -> str:
     """A link to the section of a result."""
-    anchor = title(result).replace(",", "").replace(" ", "-")
-    return f"[{result['size']}](#{anchor})"
+    return f"[{result['size']}](#{claims.anchor(result)})"
 
 
 def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -138,6 +145,7 @@ def main(argv: Sequence[str]) -> int:
         if flags.add:
             take_over(Path(flags.add))
         results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+        claims.save(results, RESULTS)
         PAGE.write_text(page(results))
         print(f"wrote {PAGE}")
     except (UserError, OSError) as error:

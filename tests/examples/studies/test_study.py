@@ -1,6 +1,8 @@
 """The form of the studies: rows, resuming, pictures, summaries."""
 
+import dataclasses
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -147,6 +149,31 @@ def test_all_fails_loudly_where_an_answer_changes(repository, monkeypatch, capsy
     (repository / "squares-tiny.json").write_text('{"agrees": "no"}')
     assert all_studies.main(where) == 1
     assert "squares answers 'yes', stored is 'no'" in capsys.readouterr().err
+
+
+def test_all_runs_each_study_that_has_the_size(repository, monkeypatch):
+    small = dataclasses.replace(squares(Measured()), name="small_squares", sizes=("small",))
+    monkeypatch.setattr(all_studies, "studies", lambda: [squares(Measured()), small])
+    for size, name in (("tiny", "squares"), ("small", "small_squares")):
+        out = repository / size
+        assert all_studies.main([f"--out_dir={out}", f"--size={size}"]) == 0
+        assert [folder.name for folder in out.iterdir()] == [f"{name}-{size}"]
+
+
+def test_a_study_runs_at_its_own_first_size(tmp_path, capsys):
+    small = dataclasses.replace(squares(Measured()), sizes=("small", "paper"))
+    assert study.main(small, [f"--out_dir={tmp_path}"]) == 0
+    assert (tmp_path / "squares-small.json").exists()
+    assert study.main(small, ["--size=tiny"]) == 1
+    assert "squares has no size tiny: small or paper" in capsys.readouterr().err
+
+
+def test_all_finds_every_module_that_has_a_study():
+    folder = pathlib.Path(all_studies.__file__).parent
+    written = {p.stem for p in folder.glob("*.py") if "\nSTUDY = " in p.read_text()}
+    found = [known.name for known in all_studies.studies()]
+    assert sorted(written) == found
+    assert {"sphere", "one_pass_gpt"} < set(found)
 
 
 @pytest.fixture

@@ -1,0 +1,93 @@
+"""The claims on top of the results page: what is said of made-up results, both ways."""
+
+import json
+
+import numpy as np
+import pytest
+
+from examples.studies import claims, table
+
+SEEDS = 0.1 * np.arange(5)
+NOISE = 1e-3 * np.array([-2.0, 2.0, -1.0, 1.0, 0.0])
+
+
+def result(name, numbers, size="tiny", **others):
+    made = {"name": name, "size": size, "agrees": "in part", "number": "a number", "remark": "so."}
+    plain = {label: np.asarray(values).tolist() for label, values in numbers.items()}
+    return made | {"numbers": plain} | others
+
+
+def one_pass(effects):
+    """The numbers of one_pass_mlp; effects: of decay in each case, and at the best rates."""
+    names = [*(f"{case}, E = {{}}" for case in claims.CASES), "cosine, best lr, E = {}"]
+    return {name.format(0): SEEDS for name in names} | {
+        name.format(3): SEEDS + effect + NOISE for name, effect in zip(names, effects, strict=True)
+    }
+
+
+def dial(without, with_decay):
+    return result("mantissa_dial", {
+        f"m = {bits}, E = {e}": [count] * 5
+        for bits in claims.BITS
+        for e, count in ((0, without), (3, with_decay))
+    })  # fmt: skip
+
+
+def stable():
+    columns = claims.MEASURES
+    return result(
+        "stabilized_mlp", {f"{c}, E = {e}": 1 + SEEDS + e for c in columns for e in (0, 5)}
+    )
+
+
+def said(letter, *results):
+    claim = next(claim for claim in claims.CLAIMS if claim.letter == letter)
+    return claim.find(claims.of(claim, results))
+
+
+def test_lower_higher_and_undecided_are_told_apart():
+    text = said("a", result("one_pass_mlp", one_pass((-0.1, 0.1, 0.0, -0.1))))
+    rates = ("a falling learning rate lower (-0.1", "a constant one higher (+0.1")
+    ends = ("a fine-tuning of that undecided (", "at its best learning rate, lower (-0.1")
+    assert [part for part in (*rates, *ends) if part not in text] == []
+    text = said("a", result("one_pass_mlp", one_pass((0.1, -0.1, 0.1, 0.1))))
+    assert "falling learning rate higher" in text
+    assert "constant one lower" in text
+
+
+def test_a_language_model_has_a_sentence_of_its_own():
+    best = {claims.OVER: 0.1 + NOISE}
+    gpt = result("one_pass_gpt", one_pass((-0.1, 0.1, -0.1, -0.1)) | best, "small")
+    text = said("a", result("one_pass_mlp", one_pass((-0.1,) * 4)), gpt)
+    small, large = text.split(" Small GPT, ")
+    assert "best learning rate, lower" in small
+    assert "falling learning rate lower" in large
+    assert "best learning rate, higher (+0.1" in large
+
+
+def test_where_nothing_diverges_the_claim_is_not_tested():
+    assert said("b", dial(0, 0)).startswith("Not tested: 0 of 120 runs diverge without decay")
+    assert said("b", dial(2, 1)) == "60 of 120 runs diverge without decay, 30 of 120 with it."
+    assert "a number" in said("b", dial(0, 0), result("lm_bf16_divergence", {}))
+
+
+def test_the_largest_size_is_what_counts():
+    small = stable() | {"size": "small", "remark": "the larger one."}
+    assert "the larger one." in said("c", small, stable())
+    assert said("c", small, stable()) == said("c", stable(), small)
+
+
+def test_a_claim_without_a_result_says_so(tmp_path):
+    text = claims.section([result("lm_bf16_divergence", {}), stable()])
+    assert text.count("No result yet.") == 2
+    assert text.count("results/claim_c.png") == text.count("results/claim_") == 1
+    claims.save([stable()], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["claim_c.png"]
+
+
+@pytest.mark.parametrize("letter", [claim.letter for claim in claims.CLAIMS])
+def test_each_claim_of_the_page_has_a_small_picture(letter, tmp_path):
+    stored = [json.loads(path.read_text()) for path in sorted(table.RESULTS.glob("*.json"))]
+    claims.save(stored, tmp_path)
+    for folder in (tmp_path, table.RESULTS):
+        assert 3_000 < (folder / f"claim_{letter}.png").stat().st_size <= 60 * 1024
