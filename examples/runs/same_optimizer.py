@@ -46,13 +46,13 @@ def same_optimizer(
     if not flags or not set(flags) <= known:
         return ""
     earlier = {name: saved[name] for name in flags}
+    lines = setting_differences(earlier, {name: now[name] for name in flags})
     try:
-        before = build(dataclasses.replace(config, **earlier))
+        pairs = zip(build(dataclasses.replace(config, **earlier)), build(config), strict=True)
+        answers = [wdlab.equivalent(one, two, params) for one, two in pairs]
     except (UserError, TypeError, ValueError):  # Of a version that knew other names.
         return ""
-    lines = setting_differences(earlier, {name: now[name] for name in flags})
-    for one, two in zip(before, build(config), strict=True):
-        answer = wdlab.equivalent(one, two, params)
+    for answer in answers:
         if not answer:
             flags = [f"--{name}={value!r}" for name, value in earlier.items()]
             raise CheckpointError(
@@ -61,4 +61,4 @@ def same_optimizer(
                 + f" (the first is the checkpoint's). Write {' '.join(flags)} to go on with the run"
                 + (f", or {otherwise}" if otherwise else "")
             )
-    return f"{', '.join(lines)}: the same optimizer, {answer.how}"
+    return f"{', '.join(lines)}: {answers[0]}"

@@ -168,8 +168,7 @@ class Checkpoints:
             NumPy arrays and Python numbers come back as such.
           check_settings: Whether settings that differ are an error; otherwise they are returned.
             A number that ``inject_hyperparams`` keeps in the state is then the checkpoint's. Or a
-            function of the step's settings and this run's, called where they differ: whether to
-            go on; it may raise a ``CheckpointError`` of its own.
+            function of the step's settings and this run's that decides where they differ.
           step: Only this one, and nothing is renamed; None: the newest that is whole.
           partial: Whether ``like`` may have other paths than the step. What it lacks is not read;
             what only it has, such as a new moving average, keeps its values.

@@ -47,7 +47,7 @@ def read_step(
             "or move it elsewhere"
         )
     changes = setting_differences(body["settings"], settings)
-    if changes and not check(body["settings"], settings):
+    if changes and not _goes_on(check, body["settings"], settings):
         raise CheckpointError(f"{where} was made with other settings: {first_few(changes)}")
     saved, leaves = body["layout"], named_leaves(like)
     _check_layout(where, saved, {name: layout(leaf) for name, leaf in leaves.items()}, partial)
@@ -63,6 +63,16 @@ def read_step(
     ]
     filled = [name for name in leaves if name not in saved]
     return jax.tree.unflatten(jax.tree.structure(like), values), body, filled
+
+
+def _goes_on(check: Check, *settings: dict[str, Any]) -> bool:
+    """What the function says; an error of its own is no damage of the step."""
+    try:
+        return check(*settings)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"check_settings: {type(error).__name__}: {error}") from error
 
 
 def _check_layout(where: str, saved: dict[str, str], wanted: dict[str, str], partial: bool) -> None:

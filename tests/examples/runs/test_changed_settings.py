@@ -138,6 +138,15 @@ def test_the_plan_is_the_librarys_own_too(tmp_path):
         resume(tmp_path, other, settings_of(other))
 
 
+def test_an_error_of_the_callers_check_is_no_damage(tmp_path):
+    tx = adamw()
+    save(tmp_path, tx, settings_of(tx))
+    other = settings_of(tx, DATA | {"data_seed": 1})
+    with pytest.raises(CheckpointError, match="check_settings: ZeroDivisionError: "):
+        resume(tmp_path, tx, other, check_settings=lambda *_: 1 // 0)
+    assert resume(tmp_path, tx, other, check_settings=lambda *_: True).damaged == {}
+
+
 FLAGS = shlex.split(
     "tiny --n_layer=1 --n_head=2 --n_embd=8 --block_size=8 --batch_size=2 --max_iters=6 "
     "--decay_lr=False --weight_decay=0.001 --coupling=constant --sample_tokens=0 --eval_examples=4"
@@ -171,7 +180,7 @@ def test_other_flags_of_the_same_optimizer_go_on(saved_run):
     notes = restored(saved_run, "--coupling=schedule", "--rules=NO_BIAS_OR_NORM")
     assert notes[-1] == "resuming at step 3"
     assert "coupling is constant in the checkpoint, schedule in this run" in notes[-2]
-    assert notes[-2].endswith("the same optimizer, proved")
+    assert notes[-2].endswith("the same optimizer: proved")
 
 
 def test_other_flags_of_another_optimizer_are_refused_with_the_first_step(saved_run):
@@ -201,7 +210,7 @@ def test_the_resnets_optimizers_of_both_rates_are_compared():
         return [resnet_optim.make_optimizer(config, *both) for both in rates]
 
     told = same_optimizer(one, params, build, saved, one.trajectory())
-    assert told.endswith("the same optimizer, proved")
+    assert told.endswith("the same optimizer: proved")
     with pytest.raises(CheckpointError, match="Write --momentum=0.5 .*to go on with the run$"):
         same_optimizer(one, params, build, saved | {"momentum": 0.5}, one.trajectory())
 
