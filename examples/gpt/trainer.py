@@ -45,12 +45,12 @@ class Trainer(Run):
             "weight_norm_decayed": "decayed",
             "weight_norm_exempt": "exempt",
         },
-        "rotation (radians a step)": {
+        "rotation in a step (radians)": {
             "monitor/decayed/rotation": "decayed",
             "monitor/exempt/rotation": "exempt",
         },
-        "decay's share of the step": {"monitor/decayed/decay_share": None},
-        "step / weight, at equilibrium 1": {"monitor/decayed/balance": None},
+        "decay / step (norms)": {"monitor/decayed/decay_share": "decayed"},
+        "balance (at equilibrium 1)": {"monitor/decayed/balance": "decayed"},
     }
 
     def __init__(self, start: Start):

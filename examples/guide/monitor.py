@@ -3,6 +3,7 @@
 ``python -m examples.guide.monitor`` draws ``monitor.png`` beside this file.
 """
 
+import math
 from pathlib import Path
 
 import jax
@@ -53,7 +54,12 @@ def draw() -> Figure:
     left.axhline(1, color="gray", linewidth=0.7)
     left.set(yscale="log", xlabel="step", ylabel="balance, at equilibrium 1")
     left.legend(fontsize=9)
-    right.set(yscale="log", xlabel="step", ylabel="rotation (radians), line: predicted")
+    right.set(yscale="log", xlabel="step", ylabel="rotation in a step (radians)")
+    right.axhline(math.nan, color="gray", linewidth=0.7, label="predicted, sqrt(2 shrink)")
+    right.legend(fontsize=9)
+    for axes, ticks in ((left, (0.2, 0.5, 1)), (right, (0.02, 0.05, 0.1))):
+        axes.set_yticks(ticks, map(str, ticks))
+        axes.minorticks_off()
     return figure
 
 

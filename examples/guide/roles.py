@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from examples.gpt import model as gpt
 from examples.gpt.config import Config as GPTConfig
@@ -82,14 +83,15 @@ def draw() -> Figure:
                     color=f"C{ROLES.index(role)}",
                     edgecolor="white",
                     hatch="//" if invariant else None,
-                    label=role if role not in seen else None,
                 )
                 seen.add(role)
                 start += count / total
     left.set(yticks=range(len(MODELS)), yticklabels=MODELS, xlabel="share of the leaves")
     left.invert_yaxis()
     right.set(xlabel="share of the parameters")
-    figure.legend(loc="outside upper center", ncols=8, fontsize=9)
+    names = [Patch(color=f"C{n}", label=role) for n, role in enumerate(ROLES) if role in seen]
+    names += [Patch(facecolor="gray", edgecolor="white", hatch="//", label="scale-invariant")]
+    figure.legend(handles=names, loc="outside upper center", ncols=8, fontsize=9)
     return figure
 
 

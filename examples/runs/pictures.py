@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from PIL import Image
 
 Panels = Mapping[str, Mapping[str, str | None]]  # label -> {column: name of the curve}
-_LOGARITHMIC = ("cross-entropy", "curvature")  # How the labels of such panels begin.
+_LOGARITHMIC = ("cross-entropy", "curvature", "rotation", "balance")  # How such labels begin.
+_AT_EQUILIBRIUM_1 = "balance"
+_PANELS_IN_A_ROW = 4
 _NOISY = "batch_loss"
 
 
@@ -28,10 +31,12 @@ def save_curves(
     """
     found = {column for row in rows for column in row}
     shown = {label: curves for label, curves in panels.items() if found & curves.keys()}
-    figure = Figure(figsize=(4.25 * max(1, len(shown)), 4), layout="constrained")
+    columns = min(max(1, len(shown)), _PANELS_IN_A_ROW)
+    rows_of_panels = -(-max(1, len(shown)) // columns)
+    figure = Figure(figsize=(4 * columns, 3.6 * rows_of_panels), layout="constrained")
     figure.suptitle(title)
     for i, (label, curves) in enumerate(shown.items()):
-        axes = figure.add_subplot(1, len(shown), i + 1)
+        axes = figure.add_subplot(rows_of_panels, columns, i + 1)
         for column, name in curves.items():
             points = [(row[axis], row[column]) for row in rows if column in row]
             style: dict[str, Any] = (
@@ -39,8 +44,13 @@ def save_curves(
             )
             axes.plot(*zip(*points, strict=True), label=name, **style) if points else None
         axes.set(xlabel=axis, ylabel=label)
-        axes.set_yscale("log" if label.startswith(_LOGARITHMIC) else "linear")
+        if label.startswith(_LOGARITHMIC):
+            axes.set_yscale("log", nonpositive="mask")  # A first step at rate 0 turns nothing.
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
         axes.grid(alpha=0.3)
+        if label.startswith(_AT_EQUILIBRIUM_1):
+            axes.axhline(1, color="gray", linewidth=0.7)
         if any(curves.values()):
             axes.legend()
     figure.savefig(path, dpi=120)
