@@ -6,6 +6,7 @@ of the parameters are the same in all kinds, ``ln_1/scale``, ``attn/qkv/kernel``
 ``mlp/proj/kernel``, so that decay rules speak about all of them.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from . import attention
 from .config import Config
 
 Key = jax.Array | None  # None: no dropout
@@ -113,6 +115,7 @@ class Attention(nnx.Module):
     def __init__(self, config: Config, rngs: nnx.Rngs):
         self.heads = (config.n_head, config.kv_heads)
         self.head_width = config.n_embd // config.n_head
+        self.form = config.attention
         self.rope_theta = None if config.block == "gpt2" else config.rope_theta
         width = (config.n_head + 2 * config.kv_heads) * self.head_width
         qkv_bias = config.bias or config.block == "qwen"
@@ -128,8 +131,13 @@ class Attention(nnx.Module):
         if cache is not None:
             pairs = zip(cache, (k, v), strict=True)
             cache = Cache(*(jax.lax.dynamic_update_slice_in_dim(*p, start, axis=1) for p in pairs))
-            k, v = cache
-        y_BxLxD = self.proj(self._attend(q, k, v, attention_key, start).reshape(x_BxLxD.shape))
+            y = attention.plain(q, *cache, start=start)
+        elif attention_key is None:
+            y = attention.causal(q, k, v, self.form)
+        else:
+            drop = functools.partial(self.dropout, rngs=attention_key, deterministic=False)
+            y = attention.plain(q, k, v, drop=drop)
+        y_BxLxD = self.proj(y.reshape(x_BxLxD.shape))
         return self.dropout(y_BxLxD, rngs=output_key, deterministic=key is None), cache
 
     def _heads(self, x_BxLxD: jax.Array, start) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -141,21 +149,6 @@ class Attention(nnx.Module):
             q_BxLxHxK = rotate(q_BxLxHxK, position_L, self.rope_theta)
             k_BxLxGxK = rotate(k_BxLxGxK, position_L, self.rope_theta)
         return q_BxLxHxK, k_BxLxGxK, v_BxLxGxK
-
-    def _attend(self, q_BxLxHxK, k_BxMxGxK, v_BxMxGxK, key: Key, start) -> jax.Array:
-        B, L, H, K = q_BxLxHxK.shape
-        M, G = k_BxMxGxK.shape[1:3]
-        q_BxLxGxRxK = q_BxLxHxK.reshape(B, L, G, H // G, K)
-        scores_BxGxRxLxM = jnp.einsum("blgrk,bmgk->bgrlm", q_BxLxGxRxK, k_BxMxGxK)
-        scores_BxGxRxLxM = K**-0.5 * scores_BxGxRxLxM.astype(
-            jnp.promote_types(q_BxLxHxK.dtype, jnp.float32)
-        )
-        seen_LxM = jnp.arange(M) <= start + jnp.arange(L)[:, None]
-        att_BxGxRxLxM = jax.nn.softmax(jnp.where(seen_LxM, scores_BxGxRxLxM, -jnp.inf))
-        att_BxGxRxLxM = self.dropout(
-            att_BxGxRxLxM.astype(v_BxMxGxK.dtype), rngs=key, deterministic=key is None
-        )
-        return jnp.einsum("bgrlm,bmgk->blgrk", att_BxGxRxLxM, v_BxMxGxK)
 
 
 class MLP(nnx.Module):

@@ -182,10 +182,10 @@ def run(topology: str, name: str, flags: Sequence[str]) -> int:
         raise UserError(f"--topology {topology}: write a slice of at least 2 chips")
     layout.rows(config.batch_size)
     tx = optim.make_optimizer(config)
-    arguments = abstract_arguments(config, layout, tx)
-    graph = model.make_graph(config, GPT2_VOCABULARY)
-    shardings = jax.tree.map(lambda x: x.sharding, arguments[0])
     with layout.active():
+        arguments = abstract_arguments(config, layout, tx)
+        graph = model.make_graph(config, GPT2_VOCABULARY)
+        shardings = jax.tree.map(lambda x: x.sharding, arguments[0])
         train_step: Any = step.make_train_step(graph, tx, config, shardings)
         traced = train_step.trace(*arguments)
     weights = sum(leaf.size for leaf in jax.tree.leaves(arguments[0].params))

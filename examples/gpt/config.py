@@ -24,6 +24,7 @@ from examples.runs.settings import (
 LENGTH = Range(lambda count: 0 <= count <= 1_000_000, "from 0 to 1000000")
 SUBSTRINGS = "substrings"  # rules="substrings": by the names in wd_substrings_include
 InitFrom = Literal["scratch", "resume", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
+AttentionForm = Literal["auto", "plain", "flash"]
 OptType = Literal["adam", "gd", "gdm", "muon", "soap", "schedule_free"]
 Rules = Literal[
     "substrings", "ALL", "NO_BIAS_OR_NORM", "KERNELS_ONLY", "MATRICES_ONLY", "BERT", "NANOGPT",
@@ -62,6 +63,9 @@ class Config(Settings):
     # width inside the MLP; default 4 n_embd, llama and qwen 8/3 of it
     n_inner: int | None = shape(None, POSITIVE)
     block_size: int = shape(1024, POSITIVE)  # tokens of context
+    # flash: the device's fused kernel; plain: all scores at once; auto: flash where there is one
+    # (TPUs; GPUs in 16 bits; without dropout), otherwise plain. CPUs have plain alone
+    attention: AttentionForm = "auto"
     dropout: float = setting(0.0, BELOW_ONE)  # probability, in [0, 1)
     bias: bool = shape(False)  # biases in the linear layers and the LayerNorms
     weight_tying: bool = shape(True)  # the head is the token embedding

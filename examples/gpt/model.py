@@ -15,6 +15,7 @@ from flax import nnx
 
 from examples.runs.mesh import Layout, along_batch
 
+from . import attention
 from .blocks import Block, Cache, Key, dtypes, initial_std, make_norm, normalize, split_key
 from .config import Config
 from .lora import freeze_base
@@ -28,6 +29,7 @@ class GPT(nnx.Module):
     def __init__(self, config: Config, vocab_size: int, rngs: nnx.Rngs):
         init = nnx.initializers.normal(initial_std(config, "embedding"))
         form: dict[str, Any] = {"embedding_init": init, "rngs": rngs, **dtypes(config)}
+        attention.check(config)
         self.config = config
         self.wte = nnx.Embed(vocab_size, config.n_embd, **form)
         if config.block == "gpt2":

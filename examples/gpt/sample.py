@@ -49,7 +49,8 @@ def text_of(run: str, sampling: Sampling) -> str:
     drawn = {f.name: getattr(sampling, f.name) for f in dataclasses.fields(sampling)}
     asked = {name: value for name, value in drawn.items() if name not in ("prompt", "ema")}
     one_device = {name: getattr(Settings(), name) for name in ("mesh_data", "mesh_fsdp")}
-    config = dataclasses.replace(start.config, **one_device)
+    # The kernel that it was trained with may not be here.
+    config = dataclasses.replace(start.config, attention="auto", **one_device)
     dataclasses.replace(config, **asked).check()
     trainer = Trainer(dataclasses.replace(start, config=config))
     trainer.restore_source()

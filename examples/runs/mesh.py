@@ -122,6 +122,18 @@ def along_batch(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(AXES))
 
 
+def platform() -> str:
+    """JAX's name of the devices that a program is traced for: the set mesh's, or the default ones.
+
+    Example:
+      >>> platform()
+      'cpu'
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    tpu = device is not None and device.device_kind.startswith("TPU")  # Maybe of a compiler alone.
+    return "tpu" if tpu else jax.default_backend()
+
+
 def bytes_here(tree: PyTree) -> int:
     """What the arrays take on the devices of this process.
 

@@ -9,7 +9,7 @@ from examples.gpt import compile_tpu
 from examples.runs.mesh import Layout, make_mesh
 
 pytestmark = pytest.mark.usefixtures("tpu_compiler")
-SMALL = ["--n_layer=1", "--n_head=2", "--n_embd=128", "--block_size=16", "--ema_coef=0"]
+SMALL = ["--n_layer=1", "--n_head=2", "--n_embd=128", "--block_size=128", "--ema_coef=0"]
 
 
 def test_the_batch_is_shared_by_all_chips_and_the_step_stays_as_large():
