@@ -24,7 +24,9 @@ from examples.runs.settings import (
 LENGTH = Range(lambda count: 0 <= count <= 1_000_000, "from 0 to 1000000")
 SUBSTRINGS = "substrings"  # rules="substrings": by the names in wd_substrings_include
 InitFrom = Literal["scratch", "resume", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
-AttentionForm = Literal["auto", "plain", "flash"]
+AttentionForm = Literal[
+    "auto", "plain", "flash", "flash_bf16", "flash_bf16_shifted", "flash_bf16_float32_delta"
+]
 OptType = Literal["adam", "gd", "gdm", "muon", "soap", "schedule_free"]
 Rules = Literal[
     "substrings", "ALL", "NO_BIAS_OR_NORM", "KERNELS_ONLY", "MATRICES_ONLY", "BERT", "NANOGPT",
@@ -64,7 +66,8 @@ class Config(Settings):
     n_inner: int | None = shape(None, POSITIVE)
     block_size: int = shape(1024, POSITIVE)  # tokens of context
     # flash: the device's fused kernel; plain: all scores at once; auto: flash where there is one
-    # (TPUs; GPUs in 16 bits; without dropout), otherwise plain. CPUs have plain alone
+    # (TPUs; GPUs in 16 bits; without dropout), otherwise plain. CPUs have plain alone. flash_bf16*:
+    # what a kernel in bfloat16 rounds, on any device; with one of two cures of its bias
     attention: AttentionForm = "auto"
     dropout: float = setting(0.0, BELOW_ONE)  # probability, in [0, 1)
     bias: bool = shape(False)  # biases in the linear layers and the LayerNorms

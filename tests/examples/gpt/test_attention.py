@@ -113,7 +113,7 @@ def test_dropout_and_a_cache_take_the_plain_form(used, monkeypatch):
         ("cpu", {}, "there is no flash kernel for a cpu; write --attention auto"),
         ("tpu", {"block_size": 1000}, "a sequence of 1000 tokens is no multiple of 128"),
         ("tpu", {"dtype": "float16"}, "splash attention has no float16"),
-        ("tpu", {"dropout": 0.1}, "the kernels have no --dropout (0.1)"),
+        ("tpu", {"dropout": 0.1}, "it has no --dropout (0.1)"),
         ("gpu", {"dtype": "float32"}, "cuDNN's kernel has no float32"),
         ("gpu", {"n_head": 32}, "a multiple of 8 and at most 128, not 4"),
     ],
