@@ -4,7 +4,7 @@ No TPU is needed: the package ``libtpu`` (the version that jax's ``tpu`` extra n
 described slice. The step is memory traffic, so on the chip its time is these words times 4 bytes
 over the chip's bandwidth. Leaves of 4096 x 4096 (64 MiB) fit into on-chip memory and may be kept
 there between two reads, so that a step can come out below its bound; 10240 x 10240 (400 MiB) do not
-fit, and there XLA's own count, which is wrong for the others (see hbm.py), must agree.
+fit, and there XLA's own count, which is wrong for the others (see runs/traffic.py), must agree.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ import wdlab
 
 from ..runs.errors import UserError, fail
 from ..runs.flags import parse_dataclass
-from .hbm import hbm_bytes
+from ..runs.traffic import hbm_bytes
 from .rows import ROWS
 
 WIDTH = 125  # Of a table whose columns are not cut, in a file too.

@@ -23,7 +23,7 @@ from wdlab.preconditioners import COEFFICIENTS, newton_schulz
 
 from ..runs.errors import UserError, fail
 from ..runs.flags import parse_dataclass
-from .hbm import hbm_bytes
+from ..runs.traffic import hbm_bytes
 from .optimizer_step import gpt2
 from .rows import MATRIX_ROWS
 from .tpu_bytes import WIDTH, chip

@@ -17,10 +17,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from rich.console import Console
 
 from examples.runs.errors import UserError, fail
-from examples.runs.hlo import collectives, matmul_flops
+from examples.runs.hlo import collectives
 from examples.runs.mesh import Layout, make_mesh
+from examples.runs.roofline import CHIPS, GIB, Chip, Roofline, roofline
 from wdlab.training import opt_state_shardings
 
 from . import model, optim, step
@@ -28,25 +30,12 @@ from .config import Config
 from .data import GPT2_VOCABULARY
 from .flags import parse
 
-GIB = 2**30
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """One TPU chip, as docs.cloud.google.com/tpu/docs has it."""
-
-    hbm: int  # GiB
-    flops: float  # bfloat16, a second
-    hbm_bytes: float  # a second
-    link_bytes: float  # a second to other chips, all links in one direction
-
-
-CHIPS = {
-    "v4": Chip(32, 275e12, 1.2e12, 3e11),
-    "v5e": Chip(16, 197e12, 8.19e11, 2e11),
-    "v5p": Chip(95, 459e12, 2.765e12, 6e11),
-    "v6e": Chip(32, 918e12, 1.64e12, 4e11),
-}
+# The scopes of model and step -> the parts that the report speaks of.
+PARTS = {
+    "embedding": "embedding", "attention": "attention", "mlp": "MLP", "norm": "norms",
+    "head": "head and loss", "loss": "head and loss", "metrics": "metrics",
+    "optimizer": "optimizer and EMA", "ema": "optimizer and EMA",  # One pass over the weights.
+}  # fmt: skip
 
 
 def devices_of(topology: str) -> Sequence[Any]:
@@ -139,7 +128,7 @@ def advice(config: Config, layout: Layout) -> list[str]:
     return found or ["a larger slice, or a smaller --block_size"]
 
 
-def report(compiled: Any, flops: float, config: Config, chip: Chip, chips: int) -> list[str]:
+def report(compiled: Any, chip: Chip) -> list[str]:
     """Lines about the compiled step; all figures are of one chip and one step."""
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes
@@ -152,20 +141,21 @@ def report(compiled: Any, flops: float, config: Config, chip: Chip, chips: int) 
     total = sum(parts.values())
     lines = [f"memory of a chip: {total / GIB:.2f} of {chip.hbm} GiB"]
     lines += [f"  {name}: {size / GIB:.3f} GiB" for name, size in parts.items()]
-    moved = collectives(compiled.as_text())
-    lines.append(f"matrix products: {flops / chips:.3g} FLOP (with what is computed again)")
+    text = compiled.as_text()
     lines.append("sent to other chips:")
-    lines += [f"  {kind}: {n:,} x, {size / GIB:.3f} GiB" for kind, (n, size) in moved.items()]
-    least = {
-        "the matrix units": flops / chips / chip.flops,
-        "memory (weights and state once)": 2 * held / chip.hbm_bytes,
-        "the links": sum(size for _, size in moved.values()) / chip.link_bytes,
-    }
-    lines.append("a step takes at least, by")
-    lines += [f"  {name}: {seconds * 1e3:.1f} ms" for name, seconds in least.items()]
-    rate = config.tokens_per_step / max(least.values())
-    lines.append(f"at most {rate:,.0f} tokens/s, {rate / chips:,.0f} a chip")
-    if config.gradient_accumulation_steps > 1 and max(least, key=least.__getitem__) == "the links":
+    lines += [f"  {kind}: {n:,} x, {s / GIB:.3f} GiB" for kind, (n, s) in collectives(text).items()]
+    return lines
+
+
+def bounds(found: Roofline, config: Config, chips: int) -> list[str]:
+    """Lines about the time of a step: if all overlaps, and if nothing does."""
+    lines = [f"a step takes at least {1e3 * found.overlapped:.1f} ms, limited by {found.limit}"]
+    lines[0] += f"; {1e3 * found.one_by_one:.1f} ms if products, memory and links take turns"
+    most, least = (config.tokens_per_step / t for t in (found.overlapped, found.one_by_one))
+    lines.append(
+        f"at most {most:,.0f} tokens/s, {most / chips:,.0f} a chip; {least:,.0f} if they take turns"
+    )
+    if config.gradient_accumulation_steps > 1 and found.limit == "links":
         lines.append(
             "every micro-batch gathers the weights anew: try a larger --batch_size with fewer "
             "--gradient_accumulation_steps"
@@ -206,7 +196,10 @@ def run(topology: str, name: str, flags: Sequence[str]) -> int:
         return 1
     print(f"compiled in {time.monotonic() - started:.0f} s")
     chip = CHIPS[topology.split(":")[0]]
-    print("\n".join(report(compiled, matmul_flops(traced.jaxpr), config, chip, len(devices))))
+    print("\n".join(report(compiled, chip)))
+    found = roofline(compiled.as_text(), chip, PARTS)
+    Console(width=max(100, Console().width)).print(found.table())  # Whole columns, in a file too.
+    print("\n".join(bounds(found, config, len(devices))))
     return 0
 
 

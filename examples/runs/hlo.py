@@ -4,14 +4,8 @@ import math
 import re
 from typing import Any
 
-_KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute"
-_COLLECTIVE = re.compile(rf"= (.*?) ({_KINDS})(-start)?\(.*channel_id=(\d+)")
-_SHAPE = re.compile(r"\b(pred|[a-z]+?(\d+)[a-z0-9]*)\[([\d,]*)\]")
-_HEAD = re.compile(r"^(?:ENTRY )?%([\w.-]+) \(.*\{$")
-_WHILE = re.compile(r" while\(.*condition=%([\w.-]+), body=%([\w.-]+)")
-_CALLED = re.compile(
-    r"(?:calls|to_apply|branch_computations|called_computations)=\{?((?:%[\w.-]+(?:, )?)+)"
-)
+from .program import Instruction, Program
+from .traffic import channel, is_collective
 
 
 def collectives(text: str) -> dict[str, tuple[int, float]]:
@@ -32,18 +26,14 @@ def collectives(text: str) -> dict[str, tuple[int, float]]:
       ... }''')
       {'all-gather': (1, 48.0)}
     """
-    bodies = _computations(text)
-    times = _times(bodies)
+    program = Program(text)
     found: dict[tuple[str, str], tuple[int, float]] = {}
-    for name, lines in bodies.items():
-        for line in lines:
-            match = _COLLECTIVE.search(line)
-            if match:  # One that overlaps with others appears in several of their computations.
-                result, kind, started, channel = match.groups()
-                size = _result_bytes(result, bool(started))
-                before = found.get((kind, channel), (0, 0.0))[0]
-                n = max(before, times.get(name, 1))
-                found[kind, channel] = (n, n * _share(kind, _group_size(line)) * size)
+    for instruction, computation, n in program.running():
+        for inner, _ in [(instruction, computation), *program.fused(instruction)]:
+            if is_collective(inner):
+                # One that overlaps with others appears in several of their computations.
+                key = inner.opcode.removesuffix("-start"), channel(inner)
+                found[key] = max(found.get(key, (0, 0.0)), (n, n * sent_bytes(inner)))
     return {
         kind: (sum(n for (k, _), (n, _) in found.items() if k == kind),
                sum(b for (k, _), (_, b) in found.items() if k == kind))
@@ -51,56 +41,21 @@ def collectives(text: str) -> dict[str, tuple[int, float]]:
     }  # fmt: skip
 
 
-def _computations(text: str) -> dict[str, list[str]]:
-    bodies, lines = {}, []
-    for line in text.splitlines():
-        if head := _HEAD.match(line):
-            lines = bodies.setdefault("ENTRY" if line.startswith("ENTRY") else head[1], [])
-        else:
-            lines.append(line)
-    return bodies
+def sent_bytes(collective: Instruction) -> float:
+    """Bytes that one device sends in it, by the ring algorithms."""
+    kind = collective.opcode.removesuffix("-start")
+    sizes = [array.plain_bytes for array in collective.arrays]
+    started = collective.opcode.endswith("-start")  # A start has operand and result.
+    return _share(kind, _group_size(collective.rest)) * (max(sizes) if started else sum(sizes))
 
 
-def _times(bodies: dict[str, list[str]]) -> dict[str, int]:
-    """How often each computation runs, with the trip counts of the loops around it."""
-    times: dict[str, int] = {}
-
-    def visit(name: str, n: int) -> None:
-        if times.get(name, 0) >= n:
-            return
-        times[name] = n
-        for line in bodies.get(name, ()):
-            if loop := _WHILE.search(line):
-                visit(loop[2], n * _trip_count(bodies.get(loop[1], [])))
-            for called in _CALLED.findall(line):
-                for other in re.findall(r"%([\w.-]+)", called):
-                    visit(other, n)
-
-    visit("ENTRY", 1)
-    return times
-
-
-def _trip_count(condition: list[str]) -> int:
-    """The constant that the counter is compared with; 1 where there is none."""
-    constants = [int(n) for line in condition for n in re.findall(r" constant\((\d+)\)", line)]
-    return max(constants, default=1)
-
-
-def _result_bytes(result: str, started: bool) -> float:
-    sizes = []
-    for name, bits, dims in _SHAPE.findall(re.sub(r"\{[^{}]*\}", "", result)):
-        width = 1 if name == "pred" else int(bits) / 8
-        sizes.append(width * math.prod(int(d) for d in dims.split(",") if d))
-    return max(sizes) if started else sum(sizes)  # A start has operand and result.
-
-
-def _group_size(line: str) -> int:
-    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", line):
+def _group_size(rest: str) -> int:
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", rest):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", mesh[2]))
-    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
         return int(iota[1])
-    if groups := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+    if groups := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
         return groups[1].count(",") + 1
     return 2
 
