@@ -103,6 +103,16 @@ text = functools.cache(library.dataset)
 @functools.cache
 def program(name: str, vocab_size: int) -> Callable[..., dict[str, jax.Array]]:
     """All seeds of one schedule, compiled once: ``(tokens, keys, lr, exponent) -> losses``."""
+    loss, start = gpt(vocab_size)
+
+    def run(tokens, keys, lr, exponent):
+        return jax.lax.map(lambda key: one(name, loss, start, tokens, key, lr, exponent), keys)
+
+    return jax.jit(run)
+
+
+def gpt(vocab_size: int) -> tuple[Loss, Any]:
+    """The loss of the model, and initial weights to draw others like them."""
     config = Config(
         n_layer=LAYERS, n_head=2, n_embd=WIDTH, block_size=CONTEXT,
         init_scale=0.02 * (768 / WIDTH) ** 0.5,
@@ -115,10 +125,7 @@ def program(name: str, vocab_size: int) -> Callable[..., dict[str, jax.Array]]:
         targets_BxLxV = jax.nn.one_hot(batch_BxM[:, 1:], vocab_size)
         return optax.softmax_cross_entropy(logits_BxLxV, targets_BxLxV).mean()
 
-    def run(tokens, keys, lr, exponent):
-        return jax.lax.map(lambda key: one(name, loss, start, tokens, key, lr, exponent), keys)
-
-    return jax.jit(run)
+    return loss, start
 
 
 def one(name: str, loss: Loss, start: Any, tokens, key: jax.Array, lr: Any, exponent: Any):

@@ -5,6 +5,8 @@ import importlib
 import itertools
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -41,6 +43,19 @@ def test_the_last_point_trains(name, monkeypatch):
     for column in columns:
         values = [row[column] for row in rows if column in row]
         assert np.isfinite(values).all()
+
+
+def test_the_gpt_reads_two_texts(monkeypatch):
+    """Traced and not compiled, which takes most of the time."""
+    studied, text = module("plasticity_gpt"), np.zeros(40_000, np.int32)
+    monkeypatch.setattr(studied, "STEPS", 25)
+    monkeypatch.setattr(studied, "TUNING_STEPS", 2)
+    monkeypatch.setattr(studied, "texts", lambda: (text, text[:20_000], 7))
+    keys = jax.vmap(jax.random.key)(jnp.arange(3))
+    found = jax.eval_shape(studied.program.__wrapped__(), keys, 1.0)
+    assert {name: loss.shape for name, loss in found.items()} == dict.fromkeys(
+        ("base_loss", "start_loss", "tuned_loss"), (3,)
+    )
 
 
 def answer(name, measure):
@@ -126,6 +141,21 @@ def plastic(shift):
     return measure
 
 
+def tuned_gpt(gain):
+    """The base is best at E = 1; what is tuned from E = 3 is lower by the gain."""
+
+    def measure(point, size):
+        del size
+        base = {0.0: 1.1, 1.0: 1.0, 3.0: 1.1, 10.0: 1.3}[point["exponent"]]
+        tuned = 2 - gain * (point["exponent"] == 3)
+        return [
+            {"seed": s, "base_loss": base + noise(s), "tuned_loss": tuned + noise(s, 1)}
+            for s in range(5)
+        ]
+
+    return measure
+
+
 def products(theory):
     def measure(point, size):
         del size
@@ -195,6 +225,7 @@ def grokking(threshold):
         ("many_epochs", repeated, 1, -0.3, "no"),
         ("norm_scale_decay", scales, 0.01, -0.01, "in part"),
         ("plasticity", plastic, 2, -2, "no"),
+        ("plasticity_gpt", tuned_gpt, 0.1, -0.1, "in part"),
         ("product_nuclear_norm", products, 1, 0, "in part"),
         ("scion_lr2", scion, 0, 1, "in part"),
     ],
