@@ -43,7 +43,8 @@ def largest_temporaries(
         if held
     }
     for held in places[computation.root.name]:
-        sizes.pop(held, None)  # A result of the whole is no temporary.
+        if held:
+            sizes.pop(held, None)  # A result of the whole is no temporary.
     alive: dict[Held, float] = {}
     ends = collections.defaultdict(list)
     for held, position in last.items():
@@ -127,16 +128,12 @@ def _lying(
 
 def _offset(element: Instruction, computation: Computation) -> int:
     """How many arrays come before an element of a tuple, whose elements may be tuples."""
+    wanted = int(element.rest.partition("index=")[2].split(",")[0])
     kind = computation.named[element.operands[0]].kind
-    wanted = int(re.search(r"index=(\d+)", element.rest)[1])  # ty: ignore
-    depth = count = start = 0
-    inside = kind[1:-1]
-    for position, character in enumerate(inside):
+    depth = commas = 0
+    for position, character in enumerate(kind):
+        if commas == wanted:
+            return len(arrays(kind[:position]))
         depth += (character in "([{") - (character in ")]}")
-        if character == "," and depth == 0:
-            if count == wanted:
-                break
-            count += 1
-            if count == wanted:
-                start = position
-    return len(arrays(inside[:start])) if wanted else 0
+        commas += character == "," and depth == 1
+    raise ValueError(f"{element.name} takes element {wanted} of {kind}")
