@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from wdlab._core.tables import print_table
-from wdlab.conventions.training_run import TrainingRun
+from wdlab.conventions.training_run import TrainingRun, check_mapping
 from wdlab.conventions.transfer_rules import RULES, TransferRule
 
 _ALIKE = 1.1  # Values so near that a sweep cannot tell them apart.
@@ -162,9 +162,11 @@ def transfer(run: TrainingRun | Mapping[str, Any], to: TrainingRun | Mapping[str
 
 
 def _made(run: Mapping[str, Any]) -> TrainingRun:
+    check_mapping("run", run)
     missing = [name for name in ("learning_rate", "weight_decay") if name not in run]
     if missing:
-        raise TypeError(f"transfer: run needs {' and '.join(missing)}, got {', '.join(run)}.")
+        got = ", ".join(run) or "nothing"
+        raise TypeError(f"transfer: run needs {' and '.join(missing)}, got {got}.")
     base = TrainingRun(learning_rate=run["learning_rate"], weight_decay=run["weight_decay"])
     return base.changed(run)
 

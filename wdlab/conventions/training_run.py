@@ -64,8 +64,12 @@ class TrainingRun:
         )
         check_choice("optimizer", self.optimizer, get_args(Optimizer))
         for name in _WHOLE:
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name))
+            size = getattr(self, name)
+            if isinstance(size, float) and size.is_integer():  # 1e9 tokens.
+                size = int(size)
+                object.__setattr__(self, name, size)
+            if size is not None:
+                check_whole(name, size)
         self._complete()
 
     def _complete(self) -> None:
@@ -75,6 +79,8 @@ class TrainingRun:
                 f"tokens {tokens} are not batch_size {batch} times steps {steps}, {batch * steps}. "
                 "Give two of the three."
             )
+        if batch and tokens and tokens < batch:
+            raise ValueError(f"tokens {tokens} are less than one step of batch_size {batch}.")
         if batch and steps and not tokens:
             object.__setattr__(self, "tokens", batch * steps)
         if batch and tokens and not steps:
@@ -102,6 +108,7 @@ class TrainingRun:
         >>> run.changed({"batch_size": 16}).steps, run.changed({"steps": 200}).tokens
         (50, 1600)
         """
+        check_mapping("to", to)
         known = [field.name for field in fields(self)]
         for name in to:
             if name not in known:
@@ -122,6 +129,20 @@ class TrainingRun:
         0.2
         """
         return shrink / self.learning_rate ** POWERS[self.coupling]
+
+
+def check_mapping(name: str, value: Any) -> None:
+    """Refuses what is no mapping of a run's fields.
+
+    >>> check_mapping("to", None)
+    Traceback (most recent call last):
+    TypeError: transfer: to must be a TrainingRun or a mapping of its fields, such as ...
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"transfer: {name} must be a TrainingRun or a mapping of its fields, such as "
+            f"{{'batch_size': 1024}}, got {value!r}."
+        )
 
 
 _WHOLE = ("batch_size", "steps", "tokens", "dataset_size", "parameters", "width", "depth")

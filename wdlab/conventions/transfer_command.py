@@ -52,6 +52,8 @@ def _run_transfer(arguments: argparse.Namespace) -> int:
     for text in arguments.to:
         name, _, value = text.partition("=")
         name = name.replace("-", "_")
+        if name in to:
+            raise ValueError(f"--to gives {name} twice: write it once.")
         try:
             to[name] = read_whole(value) if name in _SIZES else value
             if name in ("learning_rate", "weight_decay"):

@@ -85,6 +85,11 @@ def monitor(
     check_number("shrink", shrink, schedule=True)
     check_whole("every", every)
     check_number("momentum", momentum, high=1.0, high_open=True)
+    if not (groups is None or isinstance(groups, str | Mapping)):
+        raise TypeError(
+            f"monitor: groups must be words in one string or name -> pattern, got {groups!r}. "
+            "Write groups='attn mlp'."
+        )
 
     def init_fn(params: PyTree) -> MonitorState:
         found = {  # Each number is a buffer of its own: they are donated.

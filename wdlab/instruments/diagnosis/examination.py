@@ -193,6 +193,7 @@ def examine(
             moves=any(map(traced.depends_on_gradients, found.kinds)),
         )
         for (path, leaf), found, count in zip(pairs, measured, terms, strict=True)
+        if np.size(leaf)
     ]
     changes = state_changes(tx, kept)
     return Examination(tuple(leaves), traced=traced, reason="", state_changes=changes, **told)

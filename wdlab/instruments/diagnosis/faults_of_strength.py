@@ -10,6 +10,7 @@ from wdlab.instruments.diagnosis.nearest_convention import Match, nearest_conven
 _FORGETS = 100  # Timescales in a run, above which nothing of it is left but the end.
 _NOTHING = 1e-3  # Of an undriven weight, that the run takes: no decay to speak of.
 _OPTAX_DEFAULT = 1e-4
+_STRONGEST = 10.0  # As torch.AdamW counts it: what no recipe asks for.
 
 
 def _weights_grow(run: Examination) -> list[Finding]:
@@ -61,11 +62,14 @@ def _does_nothing(run: Examination) -> list[Finding]:
         f"the decay of {{}} takes {strongest.total_shrink:.2g} of a weight in the whole run: it "
         "does next to nothing" + (" (1e-4 is optax.adamw's default)" if default else "")
     )
+    wanted = 3 / run.steps / strongest.peak * strength
     advice = (
         f"for a timescale of a third of the run let a step take {3 / run.steps:.2g} of a weight"
-        + (f": weight_decay={3 / run.steps / strongest.peak * strength:.2g}" if strength else "")
+        + (f": weight_decay={wanted:.2g}" if strength else "")
         + ", or write weight_decay=0.0"
     )
+    if wanted > _STRONGEST or 3 / run.steps >= 1:
+        advice = "at this learning rate no usual decay acts in so few steps: weight_decay=0.0"
     severity = "note" if default or not strength else "warning"
     return of_leaves("does_nothing", severity, weak, text, advice)
 

@@ -1,14 +1,18 @@
 """The doctor: looks at an optimizer and its parameters, and says what decays and what is wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from wdlab._core.checks import check_whole
+import jax
+import jax.numpy as jnp
+
+from wdlab._core.checks import check_number, check_whole
 from wdlab.instruments.diagnosis import faults_of_order, faults_of_selection, faults_of_strength
 from wdlab.instruments.diagnosis.examination import Examination, examine
 from wdlab.instruments.diagnosis.finding import SEVERITIES, Finding
 from wdlab.instruments.diagnosis.report import Report, groups_of
-from wdlab.rules import decisions, parameters
+from wdlab.instruments.inputs import check_arrays, check_transformation
+from wdlab.rules import ROLES, decisions, leaves_with_paths, nearest_path, parameters
 from wdlab.rules import roles as roles_of
 
 PyTree = Any
@@ -62,7 +66,9 @@ def doctor(
       wrt: What is trained of an nnx model, as there.
 
     Raises:
-      ValueError: If ``steps`` is below 1, or ``rules`` decide a leaf not at all.
+      TypeError: If ``tx`` is no transformation, or a leaf of ``params`` no array.
+      ValueError: If a number is out of range, ``loss_fn`` fails on ``batch``, ``roles`` are of no
+        parameter, or ``rules`` decide a leaf not at all.
 
     >>> import jax, optax, wdlab
     >>> params = {"dense": {"kernel": jax.ShapeDtypeStruct((8, 4), "float32"),
@@ -76,10 +82,19 @@ def doctor(
     >>> wdlab.doctor(tx, params, steps=10_000).verdict
     'sound: the decay looks back over 1 of the run'
     """
+    check_transformation("doctor", tx)
     check_whole("steps", steps)
-    if loss_fn is not None and roles is None:
-        roles = _roles(loss_fn, params, batch, wrt)
-    params = parameters(params, wrt)
+    if tokens_per_step is not None:
+        check_number("tokens_per_step", tokens_per_step, low_open=True)
+    if lr is not None:
+        check_number("lr", lr, schedule=True)
+    whole, params = params, parameters(params, wrt)
+    check_arrays("doctor", params)
+    _check_init(tx, params)
+    if roles is not None:
+        _check_roles(roles, params)
+    elif loss_fn is not None:
+        roles = _roles(loss_fn, whole, batch, wrt)
     intended = None
     if rules is not None:
         intended = {decision.path: decision.scale for decision in decisions(params, rules)}
@@ -92,4 +107,44 @@ def doctor(
 
 def _roles(loss_fn: Callable[..., Any], params: PyTree, batch: Any, wrt: Any) -> dict[str, str]:
     given = batch if isinstance(batch, tuple) else () if batch is None else (batch,)
-    return roles_of(loss_fn, params, *given, wrt=wrt)
+    try:
+        return roles_of(loss_fn, params, *given, wrt=wrt)
+    except Exception as error:
+        if str(error).startswith("roles: "):
+            raise
+        raise ValueError(
+            f"doctor: loss_fn(params, *batch) cannot be traced: {_in_a_line(error)}. It was given "
+            f"{len(given)} argument(s) beside params: a tuple as batch is several, anything else "
+            "is one."
+        ) from error
+
+
+def _check_init(tx: Any, params: PyTree) -> None:
+    """Refuses an optimizer that these parameters are not those of."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), params)
+    try:
+        jax.eval_shape(tx.init, shapes)
+    except Exception as error:
+        raise ValueError(
+            f"doctor: tx.init fails on these parameters: {_in_a_line(error)}. Are its masks or "
+            "labels those of other parameters?"
+        ) from error
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')}"
+
+
+def _check_roles(roles: Any, params: PyTree) -> None:
+    """Refuses roles that say nothing: of no leaf, or of a name that is no role."""
+    if not isinstance(roles, Mapping):
+        raise TypeError(f"doctor: roles must be a dict, path -> role, got {roles!r}")
+    paths = [path for path, _ in leaves_with_paths(params)]
+    for path, role in roles.items():
+        if path not in paths:
+            raise ValueError(
+                f"doctor: roles has {path!r}, which is no parameter; the nearest is "
+                f"{nearest_path(str(path), paths)!r}"
+            )
+        if str(role).split(",")[0] not in ROLES:
+            raise ValueError(f"doctor: {role!r} of {path!r} is no role: {', '.join(ROLES)}")

@@ -7,6 +7,7 @@ a schedule is met, up to a thousand million steps.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from wdlab.instruments.equivalence.problems import Difference
@@ -19,7 +20,7 @@ _RELATIVE, _ABSOLUTE = 1e-5, 1e-12
 def later_difference(tx_a: Any, tx_b: Any, params: Any, paths: Sequence[str]) -> Difference | None:
     """The first step at which a decay or a response differs; None also where they are unknown.
 
-    >>> import jax, optax
+    >>> import optax
     >>> rates = [optax.piecewise_constant_schedule(1.0, {n: 0.1}) for n in (70_000, 70_100)]
     >>> shape = {"w": jax.ShapeDtypeStruct((2,), "float32")}
     >>> later_difference(*map(optax.sgd, rates), shape, ["w"])
@@ -29,8 +30,8 @@ def later_difference(tx_a: Any, tx_b: Any, params: Any, paths: Sequence[str]) ->
     leaves = [measure(side, GRID) for side in sides]
     found: list[Difference] = []
     seen = set()
-    for path, one, two in zip(paths, *leaves, strict=True):
-        if (one.kinds, two.kinds) in seen:
+    for path, shape, one, two in zip(paths, jax.tree.leaves(params), *leaves, strict=True):
+        if (one.kinds, two.kinds) in seen or not shape.size:
             continue
         seen.add((one.kinds, two.kinds))
         pair = [*zip(sides, (one, two), strict=True)]

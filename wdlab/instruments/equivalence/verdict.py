@@ -15,6 +15,7 @@ from wdlab.instruments.equivalence.problems import (
     run_shapes,
 )
 from wdlab.instruments.equivalence.proof import Traced, proved_equal, traced
+from wdlab.instruments.inputs import check_arrays, check_transformation
 from wdlab.instruments.plans import GRID, TracedOptimizer
 from wdlab.rules import leaves_with_paths, parameters
 
@@ -73,6 +74,7 @@ def equivalent(tx_a: Any, tx_b: Any, params: PyTree, *, wrt: Any = None) -> Equi
       the smallest ``difference`` that was found: step, leaf, term and numbers.
 
     Raises:
+      TypeError: If one is no transformation, or a leaf of ``params`` no array.
       ValueError: If an update cannot be traced on ``params``: which, and the error.
 
     >>> import optax, wdlab
@@ -86,7 +88,10 @@ def equivalent(tx_a: Any, tx_b: Any, params: PyTree, *, wrt: Any = None) -> Equi
     not the same optimizer: they differ first at step 0 in w (decay, without a gradient)
       at weight 0.411631, gradient 0 the first updates by -4.11630536e-05, the second by ...
     """
+    for tx in (tx_a, tx_b):
+        check_transformation("equivalent", tx)
     params = parameters(params, wrt)
+    check_arrays("equivalent", params)
     paths = [path for path, _ in leaves_with_paths(params)]
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), _wide(x)), params)
     one, two = _traced("first", tx_a, shapes), _traced("second", tx_b, shapes)

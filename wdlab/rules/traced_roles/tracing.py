@@ -83,6 +83,11 @@ def leaf_roles(
     >>> leaf.axes.input, leaf.axes.output, leaf.scale_invariant, abs(leaf.cosine.value) < 1e-6
     ((0,), (1,), True, True)
     """
+    if not callable(loss_fn):
+        raise TypeError(
+            f"roles: loss_fn must be a function of params and batch, got {type(loss_fn).__name__}. "
+            "Write roles(loss_fn, params, *batch)."
+        )
     trained = {path for path, _ in leaves_with_paths(parameters(params, wrt))}
     pairs = leaves_with_paths(params)
     leaves, rebuild = _arrays((params, batch))
