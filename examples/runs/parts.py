@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from .hlo import sent_bytes
+from .pallas import kernel_flops
 from .program import Computation, Instruction, Program
 from .traffic import channel, hbm_traffic, is_collective
 
@@ -23,7 +24,7 @@ SENT, OTHER = "collectives", "other"
 class Cost:
     """Of one chip and one run of the program."""
 
-    flops: float = 0.0  # Of matrix products.
+    flops: float = 0.0  # Of matrix products; of a Pallas kernel, with those that a mask leaves out.
     hbm: float = 0.0  # Bytes to and from its memory.
     links: float = 0.0  # Bytes that it sends.
     temporaries: float = 0.0  # Bytes that it holds when the temporaries are largest.
@@ -101,6 +102,8 @@ def costs(program: Program, parts: Parts) -> dict[str, Cost]:
                 part = parts.of(inner, where)
                 part = parts.of(instruction, computation) if part == OTHER else part
                 found[part].flops += times * product_flops(inner, where)
+            elif inner.target == "tpu_custom_call":
+                found[parts.of(inner, where)].flops += times * kernel_flops(inner)
             elif is_collective(inner) and channel(inner) not in seen:
                 seen.add(channel(inner))
                 found[SENT].links += times * sent_bytes(inner)

@@ -206,7 +206,7 @@ def test_collectives_read_their_operand_and_write_their_result(devices):
     assert [(m.read, m.written) for m in gather] == [(size, 4 * size)]
 
 
-def test_a_pallas_kernel_moves_its_operands_and_results(devices):
+def test_a_pallas_kernel_moves_its_operands_and_results_and_multiplies(devices):
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel as kernel,
     )
@@ -221,3 +221,7 @@ def test_a_pallas_kernel_moves_its_operands_and_results(devices):
     )
     array = 2 * 8 * heads * length * width  # Queries, keys, values and the result; then sums.
     assert hbm_bytes(text) == pytest.approx(4 * array, rel=0.05)
+    program = Program(text)
+    found = costs(program, Parts(program, SCOPES))
+    two_products = 2 * 8 * heads * 2 * length**2 * width
+    assert sum(cost.flops for cost in found.values()) == two_products
