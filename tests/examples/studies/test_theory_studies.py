@@ -122,19 +122,20 @@ def repeated(grows):
 
 
 def plastic(shift):
+    tuned = ["tuned_loss", *map(module("plasticity").rate_column, (1e-3, 3e-3, 1e-2))]
+
     def measure(point, size):
         del size
         if not point["decayed"]:
-            ends = {"exponent": 0.0, "base_loss": 2.0, "tuned_loss": 2.0}
-            return [ends | {"seed": s, "start_loss": 3.0} for s in range(5)]
+            ends = {"exponent": 0.0, "base_loss": 2.0} | dict.fromkeys(tuned, 2.0)
+            return [ends | {"seed": s} for s in range(5)]
         return [
             {
                 "seed": s,
                 "exponent": e,
                 "base_loss": 1 + (np.log2(e) - 1 - noise(s)) ** 2 / 10,
-                "tuned_loss": 1 + (np.log2(e) - 1 - shift - noise(s, 1)) ** 2 / 10,
-                "start_loss": 3.0,
             }
+            | dict.fromkeys(tuned, 1 + (np.log2(e) - 1 - shift - noise(s, 1)) ** 2 / 10)
             for s, e in itertools.product(range(5), module("plasticity").EXPONENTS)
         ]
 
