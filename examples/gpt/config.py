@@ -27,6 +27,7 @@ InitFrom = Literal["scratch", "resume", "gpt2", "gpt2-medium", "gpt2-large", "gp
 AttentionForm = Literal[
     "auto", "plain", "flash", "flash_bf16", "flash_bf16_shifted", "flash_bf16_float32_delta"
 ]
+Remat = Literal["none", "full", "dots", "dots_no_batch"]
 OptType = Literal["adam", "gd", "gdm", "muon", "soap", "schedule_free"]
 Rules = Literal[
     "substrings", "ALL", "NO_BIAS_OR_NORM", "KERNELS_ONLY", "MATRICES_ONLY", "BERT", "NANOGPT",
@@ -81,7 +82,12 @@ class Config(Settings):
     # adapters of this rank on the blocks' matrices, which alone train; 0: none
     lora_rank: int = shape(0, NOT_NEGATIVE)
     lora_alpha: float = shape(16.0, POSITIVE)  # the adapters' product counts lora_alpha / lora_rank
-    remat: bool = False  # compute each block again in the backward pass: less memory, more time
+    # parts of the vocabulary that head and loss take one by one, computed again in the backward
+    # pass: less memory; default 1, and on accelerators more where the logits take over 1 GiB each
+    loss_chunks: int | None = setting(None, POSITIVE)
+    # what the backward pass computes again of each block, for less memory. full: all; dots: all but
+    # the products; dots_no_batch: all but the products with weights. True is full, False none
+    remat: Remat = "none"
     scan_layers: bool = shape(False)  # the blocks as one stack of weights: compiles one, not all
     # of the computation; weights stay float32. float16: with dynamic loss scaling
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -127,11 +133,13 @@ class Config(Settings):
     eval_interval: int = free(1_000, POSITIVE)  # steps between evaluations, with a checkpoint each
     eval_examples: int = free(512, POSITIVE)  # sequences of each split per evaluation
     log_interval: int = free(10, POSITIVE)  # steps between rows of metrics.jsonl
-    # steps that the device makes at a time, up to the next row; default what takes about a second
-    updates_per_call: int | None = free(None, POSITIVE)
     sample_tokens: int = free(300, LENGTH)  # length of the text generated at the end; 0: none
     temperature: float = free(0.8, POSITIVE)  # of the sampling
     top_k: int | None = free(None, POSITIVE)  # sample among the k likeliest tokens; default all
+
+    def __post_init__(self) -> None:
+        if isinstance(self.remat, bool):
+            object.__setattr__(self, "remat", "full" if self.remat else "none")
 
     @property
     def kv_heads(self) -> int:

@@ -85,7 +85,7 @@ def _gpt2_medium() -> Config:
     ``python -m examples.gpt.train gpt2_medium --weight_decay 0.1``. 13e9 tokens, 3e19
     floating-point operations: days on one modern accelerator.
     """
-    return Config(dataset="openwebtext", n_layer=24, n_head=16, n_embd=1024, remat=True)
+    return Config(dataset="openwebtext", n_layer=24, n_head=16, n_embd=1024, remat="full")
 
 
 def _gpt2_large() -> Config:
@@ -95,7 +95,7 @@ def _gpt2_large() -> Config:
     floating-point operations: days on eight accelerators.
     """
     return Config(
-        dataset="openwebtext", n_layer=36, n_head=20, n_embd=1280, remat=True, scan_layers=True
+        dataset="openwebtext", n_layer=36, n_head=20, n_embd=1280, remat="full", scan_layers=True
     )
 
 
@@ -106,7 +106,7 @@ def _gpt2_xl() -> Config:
     floating-point operations: a week on eight accelerators.
     """
     return Config(
-        dataset="openwebtext", n_layer=48, n_head=25, n_embd=1600, remat=True, scan_layers=True
+        dataset="openwebtext", n_layer=48, n_head=25, n_embd=1600, remat="full", scan_layers=True
     )
 
 
@@ -118,7 +118,7 @@ def _llama_7b() -> Config:
     """
     return Config(
         dataset="openwebtext", block="llama", n_layer=32, n_head=32, n_embd=4096, n_inner=11_008,
-        block_size=2048, weight_tying=False, norm_eps=1e-6, learning_rate=3e-4, remat=True,
+        block_size=2048, weight_tying=False, norm_eps=1e-6, learning_rate=3e-4, remat="full",
         scan_layers=True,
     )  # fmt: skip
 

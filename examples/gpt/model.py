@@ -92,7 +92,16 @@ class GPT(nnx.Module):
             weights, key, cache = inputs
             return nnx.merge(graph, weights)(along_batch(x_BxLxD), key, cache, start)
 
-        return jax.checkpoint(run) if self.config.remat else run
+        return run if self.config.remat == "none" else jax.checkpoint(run, policy=self._kept())
+
+    def _kept(self) -> Any:
+        """What is kept of a block for its backward pass; None: only what went into it."""
+        policies = jax.checkpoint_policies
+        return {
+            "full": None,
+            "dots": policies.dots_saveable,
+            "dots_no_batch": policies.dots_with_no_batch_dims_saveable,
+        }[self.config.remat]
 
     def _unrolled_blocks(self, x_BxLxD, keys, caches, start):
         new_caches = []

@@ -1,7 +1,6 @@
 """The compiled functions of the training: one step, the evaluation, the weights' metrics.
 
-Letters: S steps, A micro-batches per step, B sequences, M one more than the context length, N
-batches.
+Letters: A micro-batches per step, B sequences, M one more than the context length, N batches.
 """
 
 from collections.abc import Callable
@@ -17,8 +16,9 @@ import wdlab
 from wdlab import instruments
 from wdlab.training import skipped_steps
 
+from . import head_loss
 from .config import Config
-from .model import Key, Params, apply
+from .model import Key, Params, merge
 from .optim import decay_rules, l2_penalty
 from .optim import learning_rate as make_learning_rate
 
@@ -39,11 +39,13 @@ class Carry(NamedTuple):
 
 def losses(graph: nnx.GraphDef, params: Params, tokens_BxM: jax.Array, key: Key = None):
     """Mean cross-entropy (nats) and error rate of the next token."""
-    logits_BxLxV = apply(graph, params, tokens_BxM[:, :-1], key)
-    targets_BxL = tokens_BxM[:, 1:]
-    with jax.named_scope("loss"):
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits_BxLxV, targets_BxL).mean()
-        return loss, (logits_BxLxV.argmax(-1) != targets_BxL).mean()
+    gpt, targets_BxL = merge(graph, params), tokens_BxM[:, 1:]
+    x_BxLxD, _ = gpt.features(tokens_BxM[:, :-1], key)
+    count = head_loss.parts(gpt.config.loss_chunks, targets_BxL.size, gpt.wte.num_embeddings)
+    if count > 1:
+        x_NxD = x_BxLxD.reshape(-1, x_BxLxD.shape[-1])
+        return head_loss.cross_entropy(x_NxD, gpt.head().T, targets_BxL.reshape(-1), count)
+    return head_loss.of_logits(gpt.logits(x_BxLxD), targets_BxL)
 
 
 def first_loss_scale(config: Config) -> DynamicScale | None:
@@ -131,42 +133,6 @@ def make_train_step(
         return Carry(params, opt_state, ema, scale, step + done), measured
 
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
-
-
-def make_train_steps(
-    train_step: Callable[..., tuple[Carry, Metrics]],
-    config: Config,
-    shardings: Carry | None = None,
-) -> Callable[..., tuple[Carry, Metrics]]:
-    """Makes the jitted ``(carry, tokens_SxAxBxM, count, goes_on) -> (carry, numbers)``.
-
-    Steps on the first ``count`` of the S batches, as one loop. A step that is not finite ends it,
-    and without ``goes_on`` there is none. The count is no constant: a step is the same program, and
-    gives the same bits, whatever the number of those around it. Numbers: the metrics of the last
-    step; ``done``, the finite ones; ``clipped``, how many of these were clipped; ``goes_on``,
-    whether the last step was finite.
-    """
-
-    def train_steps(carry, tokens_SxAxBxM, count, goes_on):
-        def step(loop):
-            carry, done, clipped, _, _ = loop
-            carry, made = train_step(carry, tokens_SxAxBxM[done])
-            good = made["in_a_row"] == 0
-            large = good & (config.grad_clip > 0) & (config.grad_clip < made["grad_norm"])
-            return carry, done + good, clipped + large, good, made
-
-        def is_next(loop):
-            _, done, _, good, _ = loop
-            return good & (done < count)
-
-        metrics = jax.eval_shape(train_step, carry, tokens_SxAxBxM[0])[1]
-        none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
-        zero = jnp.int32(0)
-        found = jax.lax.while_loop(is_next, step, (carry, zero, zero, goes_on, none))
-        carry, done, clipped, good, made = found
-        return carry, made | {"done": done, "clipped": clipped, "goes_on": good}
-
-    return jax.jit(train_steps, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def _gradient_metrics(grads: Any, log: jax.Array) -> Metrics:

@@ -111,6 +111,17 @@ def gathered(tree: PyTree) -> PyTree:
     return jax.lax.with_sharding_constraint(tree, PartitionSpec())
 
 
+def split_last(x: jax.Array) -> jax.Array:
+    """Keeps an array split along its last axis, as embeddings are, where a mesh is set.
+
+    For a sum over the batch: each device then adds up its part alone.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names != AXES or x.shape[-1] % mesh.shape["fsdp"]:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * (x.ndim - 1), "fsdp"))
+
+
 def along_batch(x: jax.Array) -> jax.Array:
     """Keeps activations split by example where a mesh is set; elsewhere it does nothing.
 

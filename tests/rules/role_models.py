@@ -257,7 +257,7 @@ CASES = {
     "GPT": gpt,
     "GPT, biases, dropout, scan": lambda: gpt(bias=True, dropout=0.1, scan_layers=True),
     "GPT, untied, remat": lambda: gpt(
-        (("wte/.*", "embedding"), *GPT), weight_tying=False, remat=True, dtype="bfloat16"
+        (("wte/.*", "embedding"), *GPT), weight_tying=False, remat="full", dtype="bfloat16"
     ),
     "LLaMA": lambda: gpt(block="llama", n_kv_head=1),
     "Qwen, scan": lambda: gpt(block="qwen", scan_layers=True),

@@ -14,6 +14,7 @@ from examples.gpt import lora, model
 from examples.gpt.config import Config
 from examples.gpt.step import losses
 from examples.runs.errors import UserError
+from examples.runs.hlo import matmul_flops
 from tests.examples.gpt.test_model import TOKENS, VOCAB
 from wdlab.rules import leaves_with_paths
 
@@ -120,10 +121,21 @@ def test_scan_and_remat_change_neither_loss_nor_gradient():
         return jit(jax.value_and_grad(loss))(params)
 
     loss, grads = value_and_grad(params)
-    again = value_and_grad(params, remat=True)
-    by_scan = value_and_grad(stacked(params), remat=True, scan_layers=True)
+    again = value_and_grad(params, remat="dots")
+    by_scan = value_and_grad(stacked(params), remat="full", scan_layers=True)
     for found, wanted in ((again, (loss, grads)), (by_scan, (loss, stacked(grads)))):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found, wanted)
+
+
+def test_remat_computes_again_what_its_name_says():
+    def flops(remat):
+        config = dataclasses.replace(GPT2, remat=remat)
+        loss = lambda p: losses(model.make_graph(config, VOCAB), p, TOKENS)[0]  # noqa: E731
+        return matmul_flops(jax.make_jaxpr(jax.grad(loss))(model.shapes(config, VOCAB)).jaxpr)
+
+    assert flops("none") == flops("dots") < flops("dots_no_batch") < flops("full")
+    assert flops(True) == flops("full")
+    assert flops(False) == flops("none")
 
 
 def test_scanned_blocks_are_initialized_one_by_one_and_decay_as_before():

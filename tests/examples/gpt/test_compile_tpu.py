@@ -26,7 +26,11 @@ def test_the_batch_is_shared_by_all_chips_and_the_step_stays_as_large():
 def test_advice_says_what_is_left_to_do():
     config = compile_tpu.settings("train_gpt2_small", ["--mesh_fsdp=2", "--batch_size=16"], 4)
     advice = "\n".join(compile_tpu.advice(config, Layout(make_mesh(2, 2))))
-    for flag in ("--mesh_fsdp 4", "--remat", "--batch_size 4 --gradient_accumulation_steps 64"):
+    for flag in (
+        "--mesh_fsdp 4",
+        "--remat full",
+        "--batch_size 4 --gradient_accumulation_steps 64",
+    ):
         assert flag in advice
 
 
