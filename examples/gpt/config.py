@@ -133,6 +133,8 @@ class Config(Settings):
     eval_interval: int = free(1_000, POSITIVE)  # steps between evaluations, with a checkpoint each
     eval_examples: int = free(512, POSITIVE)  # sequences of each split per evaluation
     log_interval: int = free(10, POSITIVE)  # steps between rows of metrics.jsonl
+    # steps that the device makes at a time, up to the next row; default what takes about a second
+    updates_per_call: int | None = free(None, POSITIVE)
     sample_tokens: int = free(300, LENGTH)  # length of the text generated at the end; 0: none
     temperature: float = free(0.8, POSITIVE)  # of the sampling
     top_k: int | None = free(None, POSITIVE)  # sample among the k likeliest tokens; default all

@@ -1,6 +1,7 @@
 """The compiled functions of the training: one step, the evaluation, the weights' metrics.
 
-Letters: A micro-batches per step, B sequences, M one more than the context length, N batches.
+Letters: S steps, A micro-batches per step, B sequences, M one more than the context length, N
+batches.
 """
 
 from collections.abc import Callable
@@ -133,6 +134,42 @@ def make_train_step(
         return Carry(params, opt_state, ema, scale, step + done), measured
 
     return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def make_train_steps(
+    train_step: Callable[..., tuple[Carry, Metrics]],
+    config: Config,
+    shardings: Carry | None = None,
+) -> Callable[..., tuple[Carry, Metrics]]:
+    """Makes the jitted ``(carry, tokens_SxAxBxM, count, goes_on) -> (carry, numbers)``.
+
+    Steps on the first ``count`` of the S batches, as one loop. A step that is not finite ends it,
+    and without ``goes_on`` there is none. The count is no constant: a step is the same program, and
+    gives the same bits, whatever the number of those around it. Numbers: the metrics of the last
+    step; ``done``, the finite ones; ``clipped``, how many of these were clipped; ``goes_on``,
+    whether the last step was finite.
+    """
+
+    def train_steps(carry, tokens_SxAxBxM, count, goes_on):
+        def step(loop):
+            carry, done, clipped, _, _ = loop
+            carry, made = train_step(carry, tokens_SxAxBxM[done])
+            good = made["in_a_row"] == 0
+            large = good & (config.grad_clip > 0) & (config.grad_clip < made["grad_norm"])
+            return carry, done + good, clipped + large, good, made
+
+        def is_next(loop):
+            _, done, _, good, _ = loop
+            return good & (done < count)
+
+        metrics = jax.eval_shape(train_step, carry, tokens_SxAxBxM[0])[1]
+        none = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+        zero = jnp.int32(0)
+        found = jax.lax.while_loop(is_next, step, (carry, zero, zero, goes_on, none))
+        carry, done, clipped, good, made = found
+        return carry, made | {"done": done, "clipped": clipped, "goes_on": good}
+
+    return jax.jit(train_steps, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def _gradient_metrics(grads: Any, log: jax.Array) -> Metrics:

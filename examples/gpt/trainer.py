@@ -1,7 +1,7 @@
 """The GPT's run: its arrays, its data, one step, evaluations, and the columns of its rows."""
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ import optax
 import wdlab
 from examples.runs import conventions, optimizers, processes, run_dir
 from examples.runs.errors import Diverged, UserError
+from examples.runs.pace import Pace
 from examples.runs.records import Records, Row
 from examples.runs.run import Run
 from wdlab.instruments import readings
@@ -20,6 +21,17 @@ from . import model, optim, step, tracking
 from .config import Config
 from .generation import generate
 from .start_from import Start
+
+_MOST_UPDATES = 32  # Of a call, so that the device has not too many batches in its memory.
+
+
+class Called(NamedTuple):
+    """What a call gives beside the state."""
+
+    count: int  # The updates that it is to make;
+    start: Any  # where the data were before the first;
+    made: step.Metrics  # see step.make_train_steps;
+    weights: step.Metrics  # where its last step has a row.
 
 
 class Trainer(Run):
@@ -71,10 +83,13 @@ class Trainer(Run):
         splits = {"train": self.data.train, "val": self.data.val}
         self.windows = {name: self._evaluation_windows(part) for name, part in splits.items()}
         where = self.layout.of(self.state)
-        self.train_step = step.make_train_step(self.graph, self.tx, config, where)
+        train_step = step.make_train_step(self.graph, self.tx, config, where)
+        self.train_steps = step.make_train_steps(train_step, config, where)
+        self.pace = Pace(config.updates_per_call)
+        most = config.updates_per_call or _MOST_UPDATES
+        self.most = min(most, config.log_interval, config.eval_interval, config.max_iters)
         self.evaluate = step.make_evaluate(self.graph)
         self.weight_metrics = step.make_weight_metrics(config)
-        self.steady = config.max_skipped_steps > 1
 
     def optimizers(self, config: Config) -> list[optax.GradientTransformation]:
         """The one of these settings."""
@@ -134,20 +149,36 @@ class Trainer(Run):
         self.batches.set_state(record["iterator"])
         self.row_steps, self.row_clipped = record["row"]
 
-    def call(self) -> dict[str, Any]:
-        """One update. One that is not finite changes nothing and does not count as a step."""
-        self.begun += 1
-        batch = self.layout.batch(next(self.batches), self.rows, self.config.batch_size, axis=1)
-        self.state, made = self.train_step(self.state, batch)
-        return made | self._weights(made) if step.is_logged(self.config, self.begun) else made
+    def call(self, before: Called | None) -> Called:
+        """Some updates, at most to the next row.
 
-    def _weights(self, made: dict[str, Any]) -> dict[str, Any]:
+        One that is not finite changes nothing, does not count as a step, and is the last.
+        """
+        count, start = min(self.pace.updates, self._until_row()), self.batches.get_state()
+        tokens_SxAxBxM = self._next_tokens(count)
+        goes_on = self.layout.copy(np.bool_(True)) if before is None else before.made["goes_on"]
+        self.state, made = self.train_steps(self.state, tokens_SxAxBxM, count, goes_on)
+        self.begun += count
+        weights = self._weights(made) if step.is_logged(self.config, self.begun) else {}
+        return Called(count, start, made, weights)
+
+    def _until_row(self) -> int:
+        intervals = (self.config.log_interval, self.config.eval_interval)
+        return min(self.most, self.last - self.begun, *(n - self.begun % n for n in intervals))
+
+    def _next_tokens(self, count: int) -> np.ndarray | jax.Array:
+        """The next batches, filled up to one shape: another one would compile another program."""
+        batches = [next(self.batches) for _ in range(count)]
+        batches += [np.zeros_like(batches[0])] * (self.most - count)
+        return self.layout.batch(np.stack(batches), self.rows, self.config.batch_size, axis=2)
+
+    def _weights(self, made: step.Metrics) -> step.Metrics:
         state, rate = self.state, made["learning_rate"]
         found = self.weight_metrics(state.params, state.opt_state, rate)
         if self.config.doctor:  # Copies: the next step takes the state's buffers.
             seen = readings(state.opt_state)
             found |= {f"monitor/{name}": value + 0 for name, value in seen.items()}
-        return {"weights": found}
+        return found
 
     def describe_decay(self) -> None:
         """With ``--doctor`` its report as well, and as a page beside the results."""
@@ -160,34 +191,38 @@ class Trainer(Run):
         if processes.is_main():
             run_dir.write(self.folder / "doctor.html", report.html())
 
-    def read(self, numbers: dict[str, Any], seconds: float) -> Row:
+    def read(self, numbers: Called, seconds: float) -> Row:
         """Counts, shows, and where it is due gives the columns of ``metrics.jsonl``."""
-        if numbers["in_a_row"]:
+        made, done = numbers.made, int(numbers.made["done"])
+        self.step += done
+        self.row_steps += done
+        self.row_clipped += int(made["clipped"])
+        if done:
+            self.display.step(self.step, float(made["loss"]), seconds)
+        if done < numbers.count:
             self._skip(numbers)
             return {}
-        self.steady = self.config.max_skipped_steps > 1
-        self.step += 1
-        self.row_steps += 1
-        self.row_clipped += int(0 < self.config.grad_clip < numbers["grad_norm"])
-        self.display.step(self.step, float(numbers["loss"]), seconds)
+        self.pace.learn(done, seconds)
         if not step.is_logged(self.config, self.step):
             return {}
-        if "weights" not in numbers:  # After a skipped step this one began under another number.
-            numbers |= jax.device_get(self._weights(numbers))
         names = ("learning_rate", "grad_norm", "largest_gradient")
-        row = {"batch_loss": numbers["loss"]} | {name: numbers[name] for name in names}
-        row |= {f"grad_norm/{layer}": norm for layer, norm in numbers["layers"].items()}
+        row = {"batch_loss": made["loss"]} | {name: made[name] for name in names}
+        row |= {f"grad_norm/{layer}": norm for layer, norm in made["layers"].items()}
         row["clip_rate"] = self.row_clipped / self.row_steps
         self.row_steps = self.row_clipped = 0
-        row |= {name: numbers[name] for name in ("loss_scale",) if name in numbers}
-        row = {name: float(value) for name, value in (row | numbers["weights"]).items()}
-        return row | {"skipped": int(numbers["skipped"])}
+        row |= {name: made[name] for name in ("loss_scale",) if name in made}
+        row = {name: float(value) for name, value in (row | numbers.weights).items()}
+        return row | {"skipped": int(made["skipped"])}
 
-    def _skip(self, numbers: dict[str, Any]) -> None:
-        in_a_row, loss, norm = (float(numbers[name]) for name in ("in_a_row", "loss", "grad_norm"))
+    def _skip(self, numbers: Called) -> None:
+        """Goes back to the batch after the one whose step is not finite."""
+        self.begun = self.step
+        self.batches.set_state(numbers.start)
+        for _ in range(int(numbers.made["done"]) + 1):
+            next(self.batches)
+        names = ("in_a_row", "loss", "grad_norm")
+        in_a_row, loss, norm = (float(numbers.made[name]) for name in names)
         why = f"step {self.step + 1} has loss {loss} and gradient norm {norm}"
-        self.begun -= 1
-        self.steady = False  # Until one is finite again: too many of them end the run at once.
         if in_a_row == 1:
             self.display.line(f"{why}: skipped, with the decay; going on with the next batch")
         if in_a_row >= self.config.max_skipped_steps:
@@ -218,13 +253,12 @@ class Trainer(Run):
         """Loss and error on both splits, for the weights and for their moving average."""
         state, row = self.state, {}
         averaged = {} if state.ema is None else {"_ema": state.ema}
-        for suffix, params in {"": self.evaluated, **averaged}.items():
-            for split, windows in self.windows.items():
-                with self.layout.active():
-                    loss, error = jax.device_get(self.evaluate(params, windows))
-                row[f"{split}_loss{suffix}"] = float(loss)
-                row[f"{split}_error{suffix}"] = float(error)
-        return row
+        with self.layout.active():
+            for suffix, params in {"": self.evaluated, **averaged}.items():
+                for split, windows in self.windows.items():
+                    loss, error = self.evaluate(params, windows)
+                    row |= {f"{split}_loss{suffix}": loss, f"{split}_error{suffix}": error}
+        return {name: float(value) for name, value in jax.device_get(row).items()}
 
     @property
     def evaluated(self) -> model.Params:

@@ -6,14 +6,12 @@ import jax
 import numpy as np
 from flax import nnx
 
-from examples.runs import processes
 from examples.runs.errors import Diverged
 from examples.runs.mesh import Layout
+from examples.runs.pace import Pace
 
 from . import data, optim, step
 from .config import Config
-
-_SECONDS_PER_CALL = 1.0  # Between two looks at the signals and two updates of the bar.
 
 
 class Numbers(NamedTuple):
@@ -26,7 +24,7 @@ class Numbers(NamedTuple):
 
 
 class Epochs:
-    """Runs steps of an epoch, as many at once as take about a second.
+    """Runs steps of an epoch, several with one call.
 
     The order of epoch e and its augmentation depend on the key and e alone, so that a run which
     stops anywhere goes on with the very next batch.
@@ -38,15 +36,15 @@ class Epochs:
         self.steps = len(images.y) // config.batch_size
         # XLA on a CPU has fast gradients of convolutions outside of loops only (jaxlib 0.10: ten
         # times slower inside); there every step is a call, which costs nothing beside it.
-        self._looped = jax.default_backend() != "cpu"
+        looped = jax.default_backend() != "cpu"
         self.train_steps = step.make_train_steps(
             graph,
             optim.make_optimizer_of_rates(config),
             config.ema,
             augmented=not config.no_data_augm,
-            looped=self._looped,
+            looped=looped,
         )
-        self._per_call, self._compiled = 1, False
+        self.pace = Pace(None if looped else 1)
         self._order: tuple[int, jax.Array] | None = None
 
     def order(self, epoch: int) -> jax.Array:
@@ -70,7 +68,7 @@ class Epochs:
             finite, this call tries that one again, and changes nothing either.
         """
         epoch, first = divmod(begun, self.steps)
-        last = min(first + self._per_call, self.steps)
+        last = min(first + self.pace.updates, self.steps)
         start = self.layout.copy(np.int32(first)) if before is None else before.reached
         key = jax.random.fold_in(self.key, 2 * epoch + 1)
         state, *found = self.train_steps(
@@ -79,7 +77,7 @@ class Epochs:
         return state, Numbers(last, *found)
 
     def reached(self, numbers: Numbers, begun: int, seconds: float) -> int:
-        """The steps after a call that began after ``begun`` ones; the next takes about a second.
+        """The steps after a call that began after ``begun`` ones and took so many seconds.
 
         Raises:
           Diverged: If a step was not finite; the state is that before it.
@@ -92,8 +90,5 @@ class Epochs:
                 "Try a lower --lr, or --batch_norm",
                 done,
             )
-        if self._looped and self._compiled:
-            count = max(1, round(_SECONDS_PER_CALL * (numbers.last - first) / max(seconds, 1e-6)))
-            self._per_call = int(processes.agree(lambda: str(count)))
-        self._compiled = True
+        self.pace.learn(numbers.last - first, seconds)
         return done

@@ -73,7 +73,6 @@ class Trainer(Run):
             with self.layout.active():
                 params = step.project(params, self.trained, config.radius)
         self.state = self.layout.settle(step.new_state(params, stats, self.tx))
-        self._newest: Numbers | None = None  # Of a call that is not read yet.
         self.evaluate = step.make_evaluate(self.graph)
         self.recompute_stats = step.make_recompute_stats(self.graph)
 
@@ -93,14 +92,12 @@ class Trainer(Run):
             return self.config.lr, self.config.wd
         return optim.rates(self.config, epoch)
 
-    def call(self) -> Numbers:
+    def call(self, before: Numbers | None) -> Numbers:
         """Some steps, at most to the end of the epoch."""
-        rates, before = self.rates(self.begun // self.epochs.steps), self._newest
-        if self.begun == self.step:  # All calls are read.
-            before = None
-        self.state, self._newest = self.epochs.call(rates, self.state, self.begun, before)
-        self.begun += self._newest.last - self.begun % self.epochs.steps
-        return self._newest
+        rates = self.rates(self.begun // self.epochs.steps)
+        self.state, numbers = self.epochs.call(rates, self.state, self.begun, before)
+        self.begun += numbers.last - self.begun % self.epochs.steps
+        return numbers
 
     def read(self, numbers: Numbers, seconds: float) -> Row:
         """Counts and shows; a row there is after an epoch alone, when the sphere was reached."""

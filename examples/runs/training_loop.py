@@ -28,21 +28,26 @@ class TrainingLoop(abc.ABC):
 
     def __init__(self, first: int):
         self.first = self.step = self.begun = first  # begun: with those of the calls under way.
-        self.steady = True  # Whether a call may begin before the numbers of the last one are read.
         self.pending = True  # Whether the row of this step is still to be made;
         self.row: Row = {}  # what there is of it.
 
     @abc.abstractmethod
-    def call(self) -> Any:
+    def call(self, before: Any | None) -> Any:
         """Starts the next updates on the device: counts them in ``begun``, replaces ``state``.
 
         Returns arrays for :meth:`read`, and waits for nothing. A call may make several updates,
         but none beyond the next step that has a row.
+
+        Args:
+          before: What the call before this one gave, if it has not been read: where that one did
+            not reach its end, this one must change nothing.
         """
 
     @abc.abstractmethod
     def read(self, numbers: Any, seconds: float) -> Row:
         """Takes in what a call gave, now on the host: counts in ``step``; the row's columns.
+
+        A call that did not reach its end sets ``begun`` back: the one after it is not read.
 
         Raises:
           Diverged: If there is no point in going on; ``state`` is the one to be saved.
@@ -95,17 +100,17 @@ class TrainingLoop(abc.ABC):
                 if self.step >= self.last:
                     return None
                 self._clock, under_way = time.monotonic(), self._start()
-            newest = self._start() if self._may_start() else None
+            newest = self._start(under_way[0]) if self._may_start() else None
             self._read(*under_way)
-            under_way = newest
+            under_way = newest if self.begun > self.step else None
 
-    def _start(self) -> tuple[Any, Any]:
-        return self.call(), self.stop.ask()
+    def _start(self, before: Any | None = None) -> tuple[Any, Any]:
+        return self.call(before), self.stop.ask()
 
     def _may_start(self) -> bool:
         """Whether the next call may begin before the one under way is read."""
         ends = self.begun >= self.last or self.is_due(self.begun)
-        return self.steady and not ends and not self.stop.heard
+        return not ends and not self.stop.heard
 
     def _read(self, numbers: Any, asked: Any) -> None:
         numbers, asked = jax.device_get((numbers, asked))

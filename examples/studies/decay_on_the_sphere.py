@@ -139,12 +139,14 @@ def draw(rows: list[Row]) -> Figure:
             text = f"{optimizer}, {'sphere' if projected else 'free'}"
             left.plot(lrs / lrs.max(), changes.mean(1), style, color=f"C{i}", label=text)
             whole = at_end(rows, "whole", optimizer=optimizer, projected=projected)
-            at = i + 0.15 * projected
+            at = 2 * i + projected
             right.plot(np.full(whole.shape, at), whole, style[0], color=f"C{i}")
     left.set(xscale="log", yscale="log", xlabel="learning rate (share of the largest)")
     left.set_ylabel("change by decay in one step")
     figure.legend(*left.get_legend_handles_labels(), loc="outside right upper")
-    right.set_xticks([0, 0.15, 1, 1.15], ["SGD\nfree", "sphere", "Adam\nfree", "sphere"])
+    names = [f"{optimizer}\n{place}" for optimizer in OPTIMIZERS for place in ("free", "sphere")]
+    right.set_xticks(range(4), names)
+    right.set_xlim(-0.5, 3.5)
     right.set(yscale="log", ylabel="change by decay after the training")
     return figure
 

@@ -134,7 +134,7 @@ def gaps(rows: list[Row]) -> dict[str, list[np.ndarray]]:
 
 
 def draw(rows: list[Row]) -> Figure:
-    """The difference that the decay of the scales makes, and their size."""
+    """The difference that the decay of the scales makes, with its 95 % interval; their size."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for i, (place, (decayed, free)) in enumerate(gaps(rows).items()):
@@ -148,9 +148,9 @@ def draw(rows: list[Row]) -> Figure:
             at = np.full(scale.shape, i + 0.1 * decays)
             right.plot(at, scale, marker, color="C0" if decays else "C1", label=label)
     left.axhline(0, color="gray", linestyle=":")
-    left.set_ylabel("loss with decay of the scale - without (nats), 95 %")
+    left.set_ylabel("loss with decay of scale - without (nats)")
     right.set(ylabel="root mean square of the scales", ylim=(0, None))
-    right.legend(loc="lower left")
+    right.legend(loc="center")
     for axes in (left, right):
         axes.set_xticks([0, 1], ["norm before", "norm after"])
         axes.set_xlim(-0.5, 1.5)

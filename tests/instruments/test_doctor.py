@@ -161,6 +161,10 @@ SOUND = {
     ),
     "ours, Muon": wdlab.optimizers.muon(LR, weight_decay=0.1, coupling="lr"),
     "matrices of which nothing is known": wdlab.conventions.build("dion.Dion2", LR),
+    "the first step is another": optax.novograd(1e-2, weight_decay=1e-3),
+    "accumulators that do not start at 0": optax.chain(
+        optax.adaptive_grad_clip(0.01), optax.yogi(1e-3), optax.ema(0.9)
+    ),
     "masked clip": optax.chain(optax.clip_by_global_norm(1.0), adamw()),
 }
 
@@ -179,6 +183,12 @@ def test_nothing_is_said_of_public_programs(name):
         report = wdlab.doctor(program.tx, program.params, steps=program.steps, **more)
         assert [f for f in report.findings if f.severity != "note"] == [], str(report)
         assert report.verdict.startswith("sound")
+
+
+def test_a_trust_ratios_answer_to_no_gradient_is_no_strength():
+    tx = optax.lamb(5e-3, weight_decay=0.01, mask=by_path(kernels))
+    report = wdlab.doctor(tx, PARAMS, steps=100 * STEPS)
+    assert [f for f in report.findings if f.severity != "note"] == [], str(report)
 
 
 def test_lookahead_is_looked_at_in_both_copies():

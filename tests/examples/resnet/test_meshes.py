@@ -65,8 +65,8 @@ def test_a_run_moves_between_meshes_and_stays_the_same(images, tmp_path, monkeyp
     assert train.main([*argv, f"--out_dir={one}"]) == 0
     call = Trainer.call
 
-    def then_signal(self):
-        numbers = call(self)
+    def then_signal(self, before):
+        numbers = call(self, before)
         if self.begun in (2, 5):
             os.kill(os.getpid(), signal.SIGTERM)
         return numbers

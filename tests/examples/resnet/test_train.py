@@ -53,8 +53,8 @@ def test_a_run_that_was_stopped_anywhere_continues_bit_for_bit(
     argv = [*SMALL, f"--dataset={images}", f"--out_dir={tmp_path}"]
     call = Trainer.call
 
-    def then_signal(self):
-        numbers = call(self)
+    def then_signal(self, before):
+        numbers = call(self, before)
         if self.begun == done:
             signal_self()
         return numbers

@@ -20,6 +20,7 @@ from examples.gpt.start_from import Start
 from examples.gpt.trainer import Trainer
 from examples.runs.display import Display
 from examples.runs.errors import UserError
+from examples.runs.pace import Pace
 from examples.runs.records import read
 from examples.runs.run import Run
 from examples.runs.stop import StopRequest
@@ -47,13 +48,16 @@ def train(trainer, folder):
     return (folder / "metrics.jsonl").read_text(), jax.device_get(trainer.state)
 
 
-def test_the_numbers_of_a_step_are_fetched_when_the_next_one_has_begun(tmp_path, monkeypatch):
-    trainer, seen, fetch = trainer_of(), [], jax.device_get
+@pytest.mark.parametrize("updates", [1, 2])
+def test_the_numbers_of_a_call_are_fetched_when_the_next_one_has_begun(
+    fresh, updates, tmp_path, monkeypatch
+):
+    trainer, seen, fetch = fresh(updates), [], jax.device_get
     call = trainer.call
     numbers_of = {}
 
-    def noted_call():
-        numbers = call()
+    def noted_call(before):
+        numbers = call(before)
         numbers_of[id(numbers)] = trainer.begun
         seen.append(f"begin {trainer.begun}")
         return numbers
@@ -66,27 +70,27 @@ def test_the_numbers_of_a_step_are_fetched_when_the_next_one_has_begun(tmp_path,
     trainer.call = noted_call
     monkeypatch.setattr(jax, "device_get", noted_fetch)
     train(trainer, tmp_path / "run")
-    # Before an evaluation, after step 4 and at the end, all is read.
-    assert seen == [
-        *("begin 1", "begin 2", "fetch 1", "begin 3", "fetch 2", "begin 4", "fetch 3", "fetch 4"),
-        *("begin 5", "begin 6", "fetch 5", "begin 7", "fetch 6", "begin 8", "fetch 7", "fetch 8"),
-    ]
+    # No call goes beyond a row; before an evaluation, after step 4 and at the end, all is read.
+    expected = {
+        1: "begin 1, begin 2, fetch 1, begin 3, fetch 2, begin 4, fetch 3, fetch 4, "
+        "begin 5, begin 6, fetch 5, begin 7, fetch 6, begin 8, fetch 7, fetch 8",
+        2: "begin 2, begin 3, fetch 2, begin 4, fetch 3, fetch 4, "
+        "begin 6, begin 8, fetch 6, fetch 8",
+    }
+    assert ", ".join(seen) == expected[updates]
 
 
-def with_bad_steps(trainer, bad):
-    """The same, with tries in which nothing is finite."""
-    step, tries, in_a_row = trainer.train_step, itertools.count(), itertools.count(1)
+class Batches:
+    """The data, with batches of tokens that there are not: nothing is finite after them."""
 
-    def train_step(carry, batch):
-        nonlocal in_a_row
-        if next(tries) not in bad:
-            in_a_row = itertools.count(1)
-            return step(carry, batch)
-        numbers = {"loss": np.nan, "grad_norm": np.inf, "in_a_row": next(in_a_row)}
-        return carry, numbers | {"learning_rate": np.float32(0)}
+    def __init__(self, batches, bad):
+        self.batches, self.bad = batches, bad
+        self.get_state, self.set_state = batches.get_state, batches.set_state
 
-    trainer.train_step = train_step
-    return trainer
+    def __next__(self):
+        number = self.get_state()["next_index"]
+        batch = next(self.batches)
+        return batch + 1_000 if number in self.bad else batch
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +99,13 @@ def fresh():
     first = trainer_of()
     state = jax.device_get(first.state)
 
-    def make(bad=()):
+    def make(updates=3, bad=()):
         trainer = copy.copy(first)
         trainer.config = dataclasses.replace(first.config)
         trainer.state = first.layout.settle(jax.tree.map(jnp.asarray, state))
-        trainer.batches = data.batches(first.data, first.config, first.rows)
-        return with_bad_steps(trainer, bad)
+        trainer.batches = Batches(data.batches(first.data, first.config, first.rows), bad)
+        trainer.pace = Pace(updates)
+        return trainer
 
     return make
 
@@ -111,14 +116,14 @@ def scratch(tmp_path_factory):
 
 
 @settings(max_examples=12)
-@given(bad=st.sets(st.integers(0, STEPS + 4), max_size=6))
-def test_steps_that_are_skipped_leave_rows_and_state_as_if_each_was_read_at_once(
-    fresh, scratch, bad
+@given(updates=st.integers(1, 3), bad=st.sets(st.integers(0, STEPS + 4), max_size=6))
+def test_calls_of_any_length_and_skipped_steps_leave_what_single_steps_leave(
+    fresh, scratch, updates, bad
 ):
-    late = train(fresh(bad), next(scratch))
+    late = train(fresh(updates, bad), next(scratch))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "_may_start", lambda self: False)
-        at_once = train(fresh(bad), next(scratch))
+        at_once = train(fresh(1, bad), next(scratch))
     assert late[0] == at_once[0]
     assert jax.tree.all(jax.tree.map(np.array_equal, late[1], at_once[1]))
     assert [json.loads(line)["step"] for line in late[0].splitlines()] == [0, 3, 4, 6, 8]
@@ -127,9 +132,8 @@ def test_steps_that_are_skipped_leave_rows_and_state_as_if_each_was_read_at_once
 @pytest.mark.parametrize("most", [1, 2, 3])
 @pytest.mark.parametrize("first", [0, 2, 3, 5])
 def test_too_many_bad_steps_end_the_run_with_the_state_before_them(fresh, scratch, most, first):
-    folder, trainer = next(scratch), fresh(range(first, 99))
+    folder, trainer = next(scratch), fresh(3, range(first, 99))
     object.__setattr__(trainer.config, "max_skipped_steps", most)
-    trainer.steady = most > 1
     message = f"step {first + 1} has loss nan .* the last of {most} tries .* as step {first} in"
     with pytest.raises(UserError, match=message):
         train(trainer, folder)

@@ -144,7 +144,8 @@ def _not_measured(run: Examination) -> list[Finding]:
 def _divided_out(run: Examination, leaf: LeafFacts) -> bool:
     """Whether without a gradient weights of two sizes shrink alike in absolute terms."""
     step = run.busiest_step(leaf)
-    small, large = (run.update(leaf, w, 0.0, step) for w in (1e-3, 1e-2))
+    drift = run.update(leaf, 0.0, 0.0, step)  # Yogi's accumulators do not start at 0.
+    small, large = (run.update(leaf, w, 0.0, step) - drift for w in (1e-3, 1e-2))
     known = math.isfinite(small) and math.isfinite(large) and small != 0
     return known and leaf.coupling == "gradient" and abs(large / small) < 5
 

@@ -26,7 +26,9 @@ def _weights_grow(run: Examination) -> list[Finding]:
 
 def _forgets_the_run(run: Examination) -> list[Finding]:
     """A decay so strong that the weights remember a few steps alone: a number of another unit."""
-    strong = [x for x in run.leaves if x.peak > 0 and x.timescale * _FORGETS < run.steps]
+    # Where gradients take part, as in a trust ratio, the share without one is no strength.
+    strong = [x for x in run.leaves if x.coupling == "decoupled" and x.peak]
+    strong = [x for x in strong if x.timescale * _FORGETS < run.steps]
     strong = [x for x in strong if x.moves and _mean(x) * run.steps > _FORGETS]
     if not strong:
         return []

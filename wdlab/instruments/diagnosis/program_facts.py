@@ -42,17 +42,20 @@ def _count(jaxpr: Any, weights: dict[Any, int], numbers: set[Any], found: list[i
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
         inner = [eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params]
-        branches = eqn.params.get("branches", ())
-        for body in [*inner, *branches]:
+        counts = []
+        for body in [*inner, *eqn.params.get("branches", ())]:
             own = getattr(body, "jaxpr", body)
             operands = eqn.invars[len(eqn.invars) - len(own.invars) :]
             pairs = [*zip(own.invars, operands, strict=True)]
+            counts.append([0] * len(found))
             _count(
                 own,
                 {v: weights[a] for v, a in pairs if not _literal(a) and a in weights},
                 {v for v, a in pairs if _literal(a) or a in numbers},
-                found,
+                counts[-1],
             )
+        for leaf in range(len(found)):  # Of several branches one is taken.
+            found[leaf] += max((count[leaf] for count in counts), default=0)
         if name == "broadcast_in_dim" and eqn.invars[0].aval.shape == ():
             numbers.add(eqn.outvars[0])
         operands = [a for a in eqn.invars if not _literal(a)]
