@@ -10,7 +10,7 @@ factor of its own, not theirs.
 
 The normalized network, teacher and samples of ``one_pass_mlp`` (two hidden layers of 48). AdamW at
 lr 3e-3 under a cosine, 2,000 steps of 32 samples; its two hidden matrices decay with exponent E =
-1/4 to 128 by factors of 2. The samples are all fresh (1 epoch), or drawn from the first 8,000 (8
+1/4 to 512 by factors of 2. The samples are all fresh (1 epoch), or drawn from the first 8,000 (8
 epochs) or 1,000 (64 epochs). The loss is that of 16,384 samples that were not seen. The best E of a
 seed is the vertex of the parabola, in log2 E, through the lowest loss and its neighbours; at an end
 of the grid it is that end.
@@ -18,6 +18,10 @@ of the grid it is that end.
 Written down before the first run. Five paired seeds (start, teacher and held-out samples shared),
 two statements: the best E is larger with 8 epochs than with 1; and with 64 than with 8. The factor
 from 1 to 64 epochs is the number beside the paper's 30.
+
+Settings tried before: the grid up to 128. Both statements held; with 64 epochs the best was at that
+end for all seeds, 40 times the best of one epoch or more. So the grid was made longer, up to 512,
+where a step at the peak decays by half of a weight; more would overshoot zero.
 """
 
 import functools
@@ -40,7 +44,7 @@ from .paired import agreement, difference, is_lower, word
 from .rows import Point, Row, rows_over
 from .study import Size, Study, Summary, at_end, main
 
-EPOCHS, EXPONENTS = (1, 8, 64), tuple(grids.powers(-2, 7))
+EPOCHS, EXPONENTS = (1, 8, 64), tuple(grids.powers(-2, 9))
 RATE, STEPS, SEEDS = 3e-3, 2_000, 5
 SAMPLES = STEPS * task.BATCH  # of one epoch
 
@@ -148,10 +152,11 @@ def summarize(rows: list[Row]) -> Summary:
     gap = difference(chosen[many], chosen[one_epoch])
     factor = " ".join(f"{2**v:.3g}" for v in (gap.mean, gap.low, gap.high))
     mean, low, high = factor.split()
+    least = "at least " if np.all(chosen[many] == np.log2(EXPONENTS[-1])) else ""
     return Summary(
         question="Does the best weight decay grow with the number of epochs?",
         source="with many epochs it is up to 30 times the usual (2509.14786)",
-        number=f"best decay, {many} epochs over {one_epoch}: {mean} [{low}, {high}] times",
+        number=f"best decay, {many} epochs over {one_epoch}: {least}{mean} [{low}, {high}] times",
         agrees=agreement(list(statements.values())),
         measured="best decay exponent E; loss on unseen samples there, nats",
         numbers={f"best E, epochs {epochs}": 2**v for epochs, v in chosen.items()}
