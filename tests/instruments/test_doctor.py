@@ -165,6 +165,11 @@ SOUND = {
     "accumulators that do not start at 0": optax.chain(
         optax.adaptive_grad_clip(0.01), optax.yogi(1e-3), optax.ema(0.9)
     ),
+    "a projection made anew at some steps": optax.chain(
+        wdlab.preconditioners.scale_by_galore(rank=2),
+        optax.add_decayed_weights(0.1, mask=by_path(kernels)),
+        optax.scale(-1e-3),
+    ),
     "masked clip": optax.chain(optax.clip_by_global_norm(1.0), adamw()),
 }
 

@@ -6,10 +6,12 @@ from wdlab._core.dtypes import lost_to_rounding
 from wdlab.instruments.diagnosis.examination import Examination, LeafFacts
 from wdlab.instruments.diagnosis.finding import Finding, of_leaves
 from wdlab.instruments.diagnosis.nearest_convention import Match, nearest_convention
+from wdlab.instruments.plans import shares
 
 _FORGETS = 100  # Timescales in a run, above which nothing of it is left but the end.
 _NOTHING = 1e-3  # Of an undriven weight, that the run takes: no decay to speak of.
 _OPTAX_DEFAULT = 1e-4
+_RENEWED = 1000  # Steps within which what an optimizer does by the way, it does once.
 _STRONGEST = 10.0  # As torch.AdamW counts it: what no recipe asks for.
 
 
@@ -83,8 +85,9 @@ def _goes_on_alone(run: Examination) -> list[Finding]:
         alone = (leaf.response == 0) & (np.nan_to_num(leaf.shrink) > 0)
         last = leaf.steps >= leaf.steps[-1] if not alone[-1] else _tail(alone)
         lost = np.diff(leaf.steps, append=leaf.steps[-1] + 1)[alone & last].sum()
+        start = int(leaf.steps[np.argmax(last)])
         if leaf.response.any() and alone[-1] and lost > 0.01 * run.steps:
-            found.append((leaf, int(leaf.steps[np.argmax(last)])))
+            found += [] if _comes_back(run, leaf, start) else [(leaf, start)]
     if not found:
         return []
     start = min(step for _, step in found)
@@ -148,6 +151,12 @@ def _grows(leaf: LeafFacts) -> bool:
 def _mean(leaf: LeafFacts) -> float:
     lengths = np.diff(leaf.steps, append=leaf.steps[-1] + 1)
     return float(np.sum(np.nan_to_num(leaf.shrink) * lengths) / lengths.sum())
+
+
+def _comes_back(run: Examination, leaf: LeafFacts, start: int) -> bool:
+    """Whether a gradient does something soon after, as where GaLore makes its projection anew."""
+    soon = start + np.arange(_RENEWED)
+    return run.traced is not None and bool(np.any(shares(run.traced, leaf.kinds[:1], soon)[0][2]))
 
 
 def _tail(flags: np.ndarray) -> np.ndarray:
