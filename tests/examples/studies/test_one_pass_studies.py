@@ -37,8 +37,8 @@ def sensitivity(r, agrees):
 
 
 def timescale(r, agrees):
-    moved = 0 if agrees else math.log2(r["batch"] / 32) - math.log2(r["examples"] / 1024)
-    return {"loss": bowl(r, 2.6 + moved)}
+    moved = 0 if agrees else math.log2(r["batch"] / 32) - math.log2(r["examples"] / 4096)
+    return {"loss": bowl(r, 0.6 + moved)}
 
 
 def power_lines(r, agrees):
