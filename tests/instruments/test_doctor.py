@@ -122,6 +122,8 @@ FAULTS = {
     "Muon's NAdamW half": ("two_momenta", contrib.muon(
         1e-3, weight_decay=0.1, adam_weight_decay=0.1), {}),
     "another learning rate": ("another_rate", adamw(learning_rate=1e-2), {"lr": 1e-3}),
+    "statistics among the parameters": ("statistics", adamw(mask=None), {
+        "params": {"params": PARAMS, "batch_stats": {"norm": {"mean": PARAMS["ln_f"]["scale"]}}}}),
     "everything is frozen": ("frozen", optax.set_to_zero(), {}),
     "an unused leaf decays": ("unused_decays", adamw(),
                               {"roles": {"wte/embedding": "unused"}}),

@@ -101,6 +101,14 @@ def _everything_decays(run: Examination) -> list[Finding]:
     return of_leaves("everything_decays", "note", vectors, text, _RULES)
 
 
+def _statistics(run: Examination) -> list[Finding]:
+    """Linen's running statistics among the parameters: the whole of ``model.init`` was given."""
+    found = [x for x in run.leaves if x.path.startswith("batch_stats/") and (x.decays or x.moves)]
+    text = "{} are running statistics of Linen and no parameters, and the optimizer updates them"
+    advice = "give variables['params'] to tx.init, and to the doctor"
+    return of_leaves("statistics", "warning", found, text, advice)
+
+
 def _frozen_decays(run: Examination) -> list[Finding]:
     """Leaves that no gradient moves and that the decay takes to zero."""
     frozen = [x for x in run.leaves if x.decays and not x.moves and x.peak]
@@ -168,6 +176,7 @@ CHECKS = (
     _not_as_intended,
     _inverted,
     _frozen_decays,
+    _statistics,
     _some_of_a_role,
     _one_of_its_kind,
     _unused_decays,
