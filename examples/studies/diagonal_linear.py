@@ -146,15 +146,15 @@ def draw(rows: list[Row]) -> Figure:
     for axes, (column, label) in zip(panels, labels.items(), strict=True):
         for i, case in enumerate(CASES):
             steps, values = curve(rows, case, column)
-            axes.plot(steps, values.mean(0), color=f"C{i}", label=case)
-        axes.set(xlabel="step", ylabel=label)
+            axes.plot(steps / 1_000, values.mean(0), color=f"C{i}", label=case)
+        axes.set(xlabel="step, thousands", ylabel=label)
     panels[0].set_yscale("log")
-    theory = panels[2].plot(steps, -RATE * steps, "k:")
+    theory = panels[2].plot(steps / 1_000, -RATE * steps, "k:")
     for i, case in enumerate(CASES):
         far = at_end(rows, "far", case=case)
         right.plot(np.full(far.shape, i), far, "o", color=f"C{i}")
     right.set_xticks(range(len(CASES)), [c.replace(" ", "\n") for c in CASES])
-    right.set(ylabel="distance to the sparse solution", ylim=(0, None))
+    right.set(ylabel="distance to the sparse solution", ylim=(0, None), xlim=(-0.5, 3.5))
     lines = [*panels[0].get_lines(), *theory]
     figure.legend(lines, [*CASES, "theory"], loc="outside upper center", ncols=5)
     return figure
