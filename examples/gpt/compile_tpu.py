@@ -129,7 +129,7 @@ def advice(config: Config, layout: Layout) -> list[str]:
 
 
 def report(compiled: Any, chip: Chip) -> list[str]:
-    """Lines about the compiled step; all figures are of one chip and one step."""
+    """Lines about the memory that the compiled step takes of a chip."""
     memory = compiled.memory_analysis()
     held = memory.argument_size_in_bytes
     parts = {
@@ -141,10 +141,22 @@ def report(compiled: Any, chip: Chip) -> list[str]:
     total = sum(parts.values())
     lines = [f"memory of a chip: {total / GIB:.2f} of {chip.hbm} GiB"]
     lines += [f"  {name}: {size / GIB:.3f} GiB" for name, size in parts.items()]
-    text = compiled.as_text()
-    lines.append("sent to other chips:")
-    lines += [f"  {kind}: {n:,} x, {s / GIB:.3f} GiB" for kind, (n, s) in collectives(text).items()]
     return lines
+
+
+def text_of(compiled: Any) -> str:
+    """The compiled program as text.
+
+    Raises:
+      UserError: If this jaxlib cannot read what another version's libtpu made.
+    """
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"this jaxlib cannot read the program that libtpu made: {str(error).splitlines()[0]}. "
+            'Install the libtpu that belongs to it: pip install "jax[tpu]"'
+        ) from None
 
 
 def bounds(found: Roofline, config: Config, chips: int) -> list[str]:
@@ -197,7 +209,11 @@ def run(topology: str, name: str, flags: Sequence[str]) -> int:
     print(f"compiled in {time.monotonic() - started:.0f} s")
     chip = CHIPS[topology.split(":")[0]]
     print("\n".join(report(compiled, chip)))
-    found = roofline(compiled.as_text(), chip, PARTS)
+    text = text_of(compiled)
+    print("sent to other chips by a chip and a step:")
+    for kind, (count, size) in collectives(text).items():
+        print(f"  {kind}: {count:,} x, {size / GIB:.3f} GiB")
+    found = roofline(text, chip, PARTS)
     Console(width=max(100, Console().width)).print(found.table())  # Whole columns, in a file too.
     print("\n".join(bounds(found, config, len(devices))))
     return 0
