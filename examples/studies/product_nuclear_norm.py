@@ -15,7 +15,7 @@ by exp(-2 lambda) in a unit of time, and the singular values end at max(0, d - l
 "attention": 8 keys of 16 Gaussian numbers, a query that is a key's first 4 numbers plus noise, a
 value in -1 or 1 for each key, to be read from the key that the query means; so 4 directions
 suffice. W_Q and W_K are 16 x 16, AdamW at lr 3e-3, 3,000 steps of 64 fresh tasks, E = 0 or 6. The
-rank is the number of singular values that make up 95 % of their sum, as in the paper.
+rank is the number of singular values that make up 95 % of their sum.
 
 Written down before the first run. Five paired seeds, five statements. Matrices: the rate of A^T A -
 B^T B is within 5 % of 2 lambda for all three lambda > 0; all singular values end within .01 of
@@ -25,7 +25,8 @@ is that difference relative to the nuclear norm.
 
 Settings tried before: the same with a mistake. A parameter named "b" is a bias under the default
 rules, so that in the first case A alone decayed; the singular values then missed the theory by
-nearly lambda. Now both decay, by ``rules=1.0``; nothing else was changed.
+nearly lambda. Now both decay, by ``rules=1.0``; nothing else was changed. The rate is theory's in
+the limit of small steps; at lambda = .5 a step of .05 makes that of the decay alone 1.026 times it.
 """
 
 import itertools
