@@ -116,7 +116,7 @@ def summarize(rows: list[Row]) -> Summary:
         numbers={"over samples": found["samples"], "over batch sizes": found["batch"]},
         seeds=SEEDS,
         remark=f"Falls with D: {word(holds['samples'])} ({found['samples']}; the source's slope "
-        f"lies {'within' if of_source else 'outside'}); the same at every B: "
+        f"lies {'within' if of_source else 'outside'}); between -0.5 and 0.5 over B: "
         f"{word(holds['batch'])} ({found['batch']}).",
     )
 

@@ -122,7 +122,7 @@ def losses_over(axes: Axes, rows: Sequence[Row], axis: str, of: str, labels: Map
     values, taus, losses = loss_surface(grids.table(rows, (axis, of), "loss"), "loss", axis, of)
     for i, value in enumerate(values):
         mean, style = losses.mean(0)[i], ("o-", "s--", "^:", "D-.", "v-")[i % 5]
-        label = f"{labels[axis]} {value:.4g}"
+        label = f"{labels[axis]} {value:g}"
         axes.plot(taus, mean - mean.min(), style, label=label, markersize=4)
     axes.set(xscale="log", ylim=(-0.005, 0.15), ylabel="loss - the lowest (nats)")
     axes.legend(fontsize=8, loc="upper center")
