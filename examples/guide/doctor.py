@@ -39,14 +39,14 @@ def draw() -> Figure:
     >>> len(chains())
     4
     """
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     for (name, tx), style in zip(chains().items(), ("-", "--", "-.", ":"), strict=True):
         report = wdlab.doctor(tx, PARAMS, steps=STEPS)
         group = report.groups[0]
         axes.plot(group.steps, group.shrink, style, linewidth=2, label=f"{name}: {report.verdict}")
     axes.set(yscale="log", ylim=(1e-10, 1), xlabel="step", ylabel="share that a step takes")
-    axes.legend(fontsize=8, loc="lower center")
+    figure.legend(fontsize=8, loc="outside lower center")  # Beside the curves, not on them.
     return figure
 
 

@@ -43,7 +43,7 @@ def gaps(tx: optax.GradientTransformation) -> np.ndarray:
 
 def draw() -> Figure:
     """The differences over the steps, with the answers of ``wdlab.equivalent``."""
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    figure = Figure(figsize=(8, 4.0), layout="constrained")
     axes = figure.subplots()
     shape = {"w": jax.ShapeDtypeStruct((64,), "float32")}
     base = optax.adamw(1e-2, weight_decay=0.1)
@@ -53,7 +53,7 @@ def draw() -> Figure:
         told = answer.how if first is None else f"step {first.step}, {first.term}"
         axes.plot(np.maximum(gaps(tx), 1e-9), style, linewidth=2, label=f"{name}: {told}")
     axes.set(yscale="log", ylim=(1e-9, 1), xlabel="step", ylabel="relative difference, float32")
-    axes.legend(fontsize=8, loc="upper right")
+    figure.legend(fontsize=8, loc="outside lower center")  # Beside the curves, not on them.
     return figure
 
 

@@ -225,7 +225,7 @@ def test_numbers_of_a_group_are_those_of_the_formulas():
     """Timescale 1 / (lr lambda), rotation and norm as in wdlab.instruments.rotation."""
     tx = wdlab.optimizers.adamw(1e-3, weight_decay=0.1, coupling="lr", b1=0.9, b2=0.95)
     group = wdlab.doctor(tx, PARAMS, steps=STEPS).groups[0]
-    assert group.convention == "torch.AdamW(betas=(0.9, 0.95))"
+    assert group.convention == "torch.AdamW(betas=(0.9, 0.95), weight_decay=0.1)"
     assert group.timescale_steps == pytest.approx(1e4, rel=1e-4)
     assert group.total_shrink == pytest.approx(1 - (1 - 1e-4) ** STEPS, rel=1e-4)
     rotation = wdlab.instruments.predicted_rotation(1e-4, 0.9)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wdlab._core.dtypes import is_16_bit
+from wdlab.instruments.diagnosis.one_leaf import measured_alone
 from wdlab.instruments.diagnosis.program_facts import decay_terms, injected, state_changes
 from wdlab.instruments.plans import GRID, TracedOptimizer, gradients_of, measure, trace_update
 from wdlab.rules import leaves_with_paths, looks_like_matrix, looks_like_norm_or_bias
@@ -91,6 +92,8 @@ class LeafFacts:
 class Examination:
     """A run as far as its optimizer and its parameters tell."""
 
+    tx: Any
+    params: PyTree  # Shapes, floats in 32 bits.
     leaves: tuple[LeafFacts, ...]
     steps: int
     tokens_per_step: int | None
@@ -160,6 +163,8 @@ def examine(
     state = jax.eval_shape(tx.init, kept)
     grid = np.unique([*GRID[steps > GRID], steps - 1])
     told = {
+        "tx": tx,
+        "params": wide,
         "steps": steps,
         "tokens_per_step": tokens_per_step,
         "learning_rate": learning_rate,
@@ -173,10 +178,10 @@ def examine(
     except Exception as error:  # noqa: BLE001  Whatever an update raises that is called like this.
         line = str(error).splitlines()[0][:200] if str(error) else ""
         reason = f"{type(error).__name__}: {line}"
-        return Examination((), traced=None, reason=reason, **told)
+        return Examination(leaves=(), traced=None, reason=reason, **told)
     update = trace_update(tx, gradients_of(wide), jax.eval_shape(tx.init, wide), wide)
     terms = decay_terms(update, len(pairs))
-    measured = measure(traced, grid)
+    measured = measured_alone(tx, wide, measure(traced, grid), grid)
     leaves = [
         LeafFacts(
             path=path,
@@ -196,7 +201,9 @@ def examine(
         if np.size(leaf)
     ]
     changes = state_changes(tx, kept)
-    return Examination(tuple(leaves), traced=traced, reason="", state_changes=changes, **told)
+    return Examination(
+        leaves=tuple(leaves), traced=traced, reason="", state_changes=changes, **told
+    )
 
 
 def by_size(leaves: Sequence[LeafFacts]) -> list[LeafFacts]:

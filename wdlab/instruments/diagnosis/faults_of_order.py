@@ -1,6 +1,7 @@
 """Faults of where the decay stands in the chain, and of the wrappers around it."""
 
 import math
+import re
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from wdlab.instruments.diagnosis.finding import Finding, of_leaves
 from wdlab.instruments.diagnosis.nearest_convention import nearest_convention
 
 _BEHIND = "wdlab.decay_weights(weight_decay, multiplier=learning_rate) as the last of the chain"
+# Such as the loss as a function (L-BFGS, Sophia), or two copies of the parameters (lookahead).
+_ASKS_MORE = r"missing \d+ required|must be provided|attribute '(fast|slow)'|not consumed by"
 
 
 def _l2_under_a_preconditioner(run: Examination) -> list[Finding]:
@@ -29,6 +32,8 @@ def _clipped_with_the_step(run: Examination) -> list[Finding]:
         for x in run.leaves
         if (x.coupling == "gradient" or x.peak) and not _divided_out(run, x) and _clipped(run, x)
     ]
+    # StableAdamW makes step and decay smaller together: a convention is no fault.
+    found = [x for x in found if (match := nearest_convention(run, x)) is None or not match.exact]
     text = "the decay of {} is clipped together with the step: large gradients make it smaller"
     advice = f"clip first: optax.chain(optax.clip_by_global_norm(1.0), optimizer), or {_BEHIND}"
     return of_leaves("clipped_with_the_step", "warning", found, text, advice)
@@ -133,6 +138,13 @@ def _state_changes(run: Examination) -> list[Finding]:
 
 def _not_measured(run: Examination) -> list[Finding]:
     """What cannot be known of this chain."""
+    if run.traced is None and re.search(_ASKS_MORE, run.reason):
+        text = (
+            "nothing is measured: the update asks for more than gradients, state and parameters, "
+            f"and the doctor has no more ({run.reason})"
+        )
+        copies = "optax.lookahead: look at the optimizer inside it, and at its own decay alone"
+        return [Finding("not_measured", "note", "", text, copies * ("fast" in run.reason))]
     if run.traced is None:
         text = f"the update cannot be traced on these parameters: {run.reason}"
         return [Finding("not_measured", "warning", "", text, "pass the parameters as in training")]

@@ -1,175 +1,177 @@
-"""Which convention of the registry a leaf's steps are, and with which learning rate and decay.
+"""Which convention of the registry a leaf's steps are, and how that is known."""
 
-The optimizer's answers to a few small gradients are compared with those of each candidate at a
-learning rate of 1. Their ratio is the learning rate; what they have beside it is the decay.
-"""
-
-import functools
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
-from wdlab.conventions import build
+from wdlab.conventions import get
+from wdlab.instruments.diagnosis.checking import (
+    NOT_FINITE,
+    Rates,
+    checked,
+    clip_of,
+    convention_of,
+    with_peak,
+)
+from wdlab.instruments.diagnosis.differing_terms import differing_term
 from wdlab.instruments.diagnosis.examination import Examination, LeafFacts
+from wdlab.instruments.diagnosis.fits import Fit
+from wdlab.instruments.diagnosis.one_leaf import one_leaf
+from wdlab.instruments.diagnosis.recognition import recognized
+from wdlab.instruments.diagnosis.tried_problems import Tried, try_leaf
+from wdlab.instruments.equivalence import Equivalence
+from wdlab.instruments.equivalence.proof import traced
 from wdlab.instruments.plans import TracedOptimizer, shares
+from wdlab.rules import leaves_with_paths
 
 Array = Any
-# Of both signs and of several sizes. Small, so that no clipping by a norm acts; large; and large
-# ones as a clipping by a norm leaves them.
-_SEQUENCE = np.asarray([1.0, -0.3, 4.0, 0.5, -2.0, 1.0])
-_SMALL, _LARGE, _CLIPPED = 1e-6 * _SEQUENCE, _SEQUENCE, 1e-2 * np.sign(_SEQUENCE)
-_BETAS = ((0.9, 0.999), (0.9, 0.95), (0.9, 0.98), (0.9, 0.99), (0.95, 0.95))
-# The same step under several names stands here under one.
-CANDIDATES: tuple[tuple[str, dict[str, Any]], ...] = (
-    *(("torch.AdamW", {"betas": betas}) for betas in _BETAS),
-    *(("torch.AdamW", {"betas": betas, "eps": 1e-9}) for betas in ((0.9, 0.98), (0.9, 0.999))),
-    *(("fairseq.Adam", {"betas": betas}) for betas in _BETAS[:2]),
-    ("timm.NAdamW", {}),
-    ("optax.adamw", {"nesterov": True}),
-    ("torch.NAdam", {}),
-    ("torch.RAdam", {}),
-    ("bert.AdamWeightDecayOptimizer", {}),
-    ("optax.lion", {}),
-    ("torch.SGD", {}),
-    ("torch.SGD", {"momentum": 0.9}),
-    ("torch.RMSprop", {}),
-    ("torch.Adagrad", {}),
-    ("optax.adafactor", {}),
-    ("torch.Adafactor", {}),
-)
-# What the first moment's decay is called, and its default.
-_MOMENTUM = {
-    "torch.SGD": 0.0,
-    "torch.RMSprop": 0.0,
-    "torch.Adagrad": 0.0,
-    "optax.adafactor": 0.0,
-    "torch.Adafactor": 0.0,
-}
-_EXACT, _NEAR = 1e-4, 0.15
+_CHECKED = 3  # Of the conventions that answer alike, as long as none is the same.
+# Of several leaves or runs with one program the answer is looked for once.
+_KNOWN: dict[Any, Any] = {}
+_MOST_KNOWN = 256
+_NEAR = 0.5  # Error above which nothing is called near.
+# What the first moment's decay is called.
+_MOMENTA = ("betas", "b1", "beta1", "beta_1", "momentum", "beta", "mu", "muon_momentum")
 
 
 @dataclass(frozen=True)
 class Match:
-    """The nearest convention of a leaf."""
+    """The convention of a leaf, or the nearest."""
 
     name: str
     arguments: dict[str, Any]
-    error: float  # The largest relative difference of the steps compared.
-    learning_rate: float  # At the busiest step.
+    how: str  # "proved", "tested on N steps"; empty where it is not the same.
+    same: tuple[str, ...]  # Others that take the same steps here, as far as was tested.
+    term: str  # What differs, where it is not the same.
+    clip: float | None  # Norm to which gradients are clipped before.
+    learning_rate: float  # At the busiest step; 0 where it is not the same.
     momentum: float
+    rates: Array  # The learning rates at the leaf's steps.
 
     @property
     def exact(self) -> bool:
         """Whether the steps are the same."""
-        return self.error < _EXACT
+        return bool(self.how)
 
     def __str__(self) -> str:
-        """The name with its arguments, and how far it is off."""
+        """The name with its arguments."""
         told = ", ".join(f"{key}={value}" for key, value in self.arguments.items())
         name = f"{self.name}({told})" if told else self.name
-        return name if self.exact else f"nearest {name}: steps differ by up to {self.error:.0%}"
+        return name + (f" behind a clip to {self.clip:g}" if self.clip else "")
 
 
 def nearest_convention(run: Examination, leaf: LeafFacts) -> Match | None:
-    """The candidate whose steps are most like the leaf's; None where these are unknown.
+    """The convention that the leaf's optimizer equals, or the nearest; None where none is near.
 
     >>> import optax
     >>> from wdlab.instruments.diagnosis.examination import examine
-    >>> tx = optax.adamw(3e-4, b2=0.95, weight_decay=0.1)
+    >>> tx = optax.adamw(1e-3, b2=0.95, weight_decay=0.1)
     >>> run = examine(tx, {"kernel": jax.ShapeDtypeStruct((2, 3), "float32")}, steps=100)
     >>> found = nearest_convention(run, run.leaves[0])
-    >>> str(found), round(found.learning_rate, 7)
-    ('torch.AdamW(betas=(0.9, 0.95))', 0.0003)
+    >>> str(found), found.exact, found.learning_rate
+    ('torch.AdamW(betas=(0.9, 0.95), weight_decay=0.1)', True, 0.001)
     """
-    if run.traced is None or leaf.coupling == "gradient":
-        return None  # An L2 term acts on every step.
-    found = [_compared(run, leaf, name, arguments) for name, arguments in CANDIDATES]
-    best = min(found, key=lambda match: match.error)
-    return best if best.error < _NEAR else None
-
-
-def _compared(run: Examination, leaf: LeafFacts, name: str, arguments: dict[str, Any]) -> Match:
-    """The match with one candidate: the worst of its errors, infinite where there is no answer."""
-    start = run.busiest_step(leaf)
-    error, rate = _error(run, leaf, (name, arguments), start, _SMALL, _SMALL)
-    for other in (start, 0):
-        if error < _NEAR:
-            tried = [
-                _error(run, leaf, (name, arguments), other, _LARGE, seen)[0]
-                for seen in (_LARGE, _CLIPPED)
-            ]
-            error = max(error, min(tried))
-    momentum = arguments.get("momentum", _MOMENTUM.get(name, arguments.get("betas", (0.9,))[0]))
-    return Match(name, arguments, error, rate, momentum)
-
-
-def _error(
-    run: Examination, leaf: LeafFacts, candidate: Any, start: int, given: Array, seen: Array
-) -> tuple[float, float]:
-    """How far the leaf's steps are from the candidate's, and the first one's learning rate.
-
-    Args:
-      run: The examination.
-      leaf: Its leaf.
-      candidate: Name and arguments.
-      start: The step from which on they are compared.
-      given: The gradients that the leaf gets.
-      seen: What the candidate gets: these, or those after a clipping.
-    """
-    name, arguments = candidate
-    key = ("answers", leaf.kinds, start, given.tobytes())
+    if run.traced is None or not leaf.shape or not leaf.moves:
+        return None
+    key = ("convention", leaf.kinds, len(leaf.shape))
     if key not in run.cache:
-        run.cache[key] = _answers(run.traced, leaf.kinds[:1], start, given)
-    own, first = run.cache[key]
-    theirs, unit = _of_candidate(name, tuple(arguments.items()), start, tuple(seen))
+        run.cache[key] = _nearest(run, leaf)
+    return run.cache[key]
+
+
+def _nearest(run: Examination, leaf: LeafFacts) -> Match | None:
+    place = [path for path, _ in leaves_with_paths(run.params)].index(leaf.path)
+    calls = run.traced.calls if run.traced is not None else 1
+    try:
+        own = traced(one_leaf(run.tx, run.params, place, leaf.shape), _shape(leaf))
+        tried = try_leaf(run.tx, run.params, place, calls)
+    except Exception:  # noqa: BLE001  What the leaf's optimizer raises by itself.
+        return None
+    told = leaf.coupling, calls, run.busiest_step(leaf), leaf.steps.tobytes()
+    key = (*map(_digest, (own.init, own.update, tried.program.update)), *told)
+    if key not in _KNOWN:
+        if len(_KNOWN) >= _MOST_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[key] = _recognized(run, leaf, place, tried, calls)
+    return _KNOWN[key]
+
+
+def _shape(leaf: LeafFacts) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, np.float32)
+
+
+def _digest(closed: Any) -> str:
+    """Equal for equal programs."""
+    consts = [np.asarray(x).tobytes() for x in closed.consts if not hasattr(x, "_base_array")]
+    return hashlib.sha256(b"".join([str(closed.jaxpr).encode(), *consts])).hexdigest()
+
+
+def _recognized(
+    run: Examination, leaf: LeafFacts, place: int, tried: Tried, calls: int
+) -> Match | None:
+    found, near = recognized(tried, leaf.coupling)
+    unlike: Match | None = None
+    for fit, rates in found[:_CHECKED]:
+        values = _over_the_run(tried, fit, rates, leaf)
+        peak = float(np.nanmax(values, initial=0.0)) or 1.0
+        answer = checked(run.tx, run.params, place, tried, fit, rates, peak, calls)
+        how = _how(tried, answer)
+        if how:
+            same = [other.program.name for other, _ in found if other is not fit]
+            return _match(run, leaf, fit, values, peak, how, tuple(dict.fromkeys(same)), "")
+        if unlike is None and answer is not None and answer.difference is not None:
+            d = answer.difference
+            words = f"{d.term}: at step {d.step:,} here {d.one:.7g}, there {d.two:.7g}"
+            unlike = _match(run, leaf, fit, 0 * values, peak, "", (), words)
+    if unlike is not None:
+        return unlike
+    if near is None or near.direction > _NEAR:
+        return None
+    return _match(run, leaf, near, 0 * leaf.steps, 1.0, "", (), differing_term(tried, near))
+
+
+def _how(tried: Tried, answer: Equivalence | None) -> str:
+    """How it is known that the two are the same; empty where they are not."""
+    count = sum(len(problem.losses) for problem in tried.problems)
+    if answer is None:
+        return f"tested on {count} steps"
+    if answer.difference is not None and answer.difference.term == NOT_FINITE:
+        return f"tested on {count} steps, with finite gradients"
+    return answer.how if answer else ""
+
+
+def _match(
+    run: Examination, leaf: LeafFacts, fit: Fit, rates: Array, peak: float, how: str,
+    same: tuple[str, ...], term: str,
+) -> Match:  # fmt: skip
+    told = {**get(fit.program.name).defaults, **fit.arguments}
+    momenta = [told[name] for name in _MOMENTA if name in told]
+    first = momenta[0][0] if momenta and isinstance(momenta[0], tuple) else (momenta or [0.0])[0]
+    at = np.searchsorted(leaf.steps, run.busiest_step(leaf))
+    return Match(
+        name=fit.program.name,
+        arguments=with_peak(fit, peak),
+        how=how,
+        same=tuple(name for name in same if name != fit.program.name),
+        term=term,
+        clip=clip_of(fit),
+        learning_rate=float(rates[at]),
+        momentum=float(first or 0.0),
+        rates=rates,
+    )
+
+
+def _over_the_run(tried: Tried, fit: Fit, rates: Rates, leaf: LeafFacts) -> Array:
+    """The learning rates at the leaf's steps."""
+    if rates.places == ():
+        return np.full(len(leaf.steps), abs(rates.factor))
+    if rates.places:
+        return np.abs(tried.values(rates.places[0], leaf.steps) * rates.factor)
+    theirs = TracedOptimizer(convention_of(fit, 1.0, 1.0), _shape(leaf))
     with np.errstate(all="ignore"):
-        rates = np.where(first == 0, 0.0, first / unit)  # The learning rate of each of the steps.
-        error = np.max(np.abs(own - theirs * rates)) / np.max(np.abs(own))
-    return (float(error), abs(float(rates[0]))) if np.isfinite(error) else (np.inf, 0.0)
-
-
-def learning_rates(run: Examination, leaf: LeafFacts, match: Match) -> Array:
-    """The learning rate at each of the leaf's steps, as the convention counts it.
-
-    >>> import optax
-    >>> from wdlab.instruments.diagnosis.examination import examine
-    >>> run = examine(optax.adam(0.5), {"w": jax.ShapeDtypeStruct((2,), "float32")}, steps=3)
-    >>> match = nearest_convention(run, run.leaves[0])
-    >>> learning_rates(run, run.leaves[0], match).round(6).tolist()
-    [0.5, 0.5, 0.5]
-    """
-    traced = _traced_candidate(match.name, tuple(match.arguments.items()))
-    with np.errstate(all="ignore"):
-        found = np.abs(leaf.response / shares(traced, [0], leaf.steps)[0][2])
-    busiest = found[np.searchsorted(leaf.steps, run.busiest_step(leaf))]
-    return found * (match.learning_rate / busiest)  # A clip at a gradient of 1 divides all alike.
-
-
-def _answers(traced: Any, kinds: Any, start: int, given: Array) -> tuple[Array, Array]:
-    """The steps for gradients in a row without the decay, and those from a fresh state each."""
-    rows, fresh = [], []
-    begun = traced.start(1.0)
-    state = still = traced.after(begun, np.asarray([start]))
-    for n, gradient in enumerate(given):
-        update, state = traced.window(state, 1.0, gradient, kinds)
-        nothing, still = traced.window(still, 1.0, 0.0, kinds)
-        alone = traced.after(begun, np.asarray([start + n]))
-        once, _ = traced.window(alone, 1.0, given[0], kinds)
-        base = float(np.nan_to_num(np.ravel(nothing[0])[0]))
-        rows.append(float(np.ravel(update[0])[0]) - base)
-        fresh.append(float(np.ravel(once[0])[0]) - base)
-    return np.asarray(rows), np.asarray(fresh)
-
-
-@functools.lru_cache(maxsize=2048)
-def _of_candidate(name: str, arguments: tuple, start: int, given: tuple) -> tuple[Array, Array]:
-    return _answers(_traced_candidate(name, arguments), (0,), start, np.asarray(given))
-
-
-@functools.cache
-def _traced_candidate(name: str, arguments: tuple) -> TracedOptimizer:
-    decay = {} if name == "optax.adafactor" else {"weight_decay": 0.0}
-    tx = build(name, 1.0, **decay, **dict(arguments))
-    return TracedOptimizer(tx, {"w": jax.ShapeDtypeStruct((4, 6), np.float32)})
+        found = np.abs(leaf.response / shares(theirs, [0], leaf.steps)[0][2])
+    first = int(np.flatnonzero(rates.values)[-1])
+    return found * (abs(rates.values[first]) / found[np.searchsorted(leaf.steps, first)])

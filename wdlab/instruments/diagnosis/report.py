@@ -12,7 +12,7 @@ from wdlab._core.names import first_few
 from wdlab._core.tables import print_table
 from wdlab.instruments.diagnosis.examination import Examination, LeafFacts, by_size
 from wdlab.instruments.diagnosis.finding import SEVERITIES, Finding
-from wdlab.instruments.diagnosis.nearest_convention import learning_rates, nearest_convention
+from wdlab.instruments.diagnosis.nearest_convention import nearest_convention
 from wdlab.instruments.diagnosis.page import page
 from wdlab.instruments.rotation import predicted_rotation
 
@@ -29,7 +29,10 @@ class Group:
     entries: int
     roles: tuple[str, ...]
     coupling: str
-    convention: str  # The nearest of the registry, and how far it is off; empty if unknown.
+    convention: str  # Of the registry, or the nearest; empty if unknown.
+    known_by: str  # "proved", "tested on N steps"; empty where it is the nearest alone.
+    differs: str  # The term in which the nearest is another.
+    same_steps: tuple[str, ...]  # Other conventions that take the same steps, as far as tested.
     learning_rate: float | None  # At its largest, as that convention counts it.
     weight_decay: float | None  # As torch.AdamW counts it: shrink / learning rate.
     follows: str  # What the decay is in proportion to: "learning rate", its square, "nothing".
@@ -61,6 +64,8 @@ class Report:
         told = [f"{n} {s}{'s' if n > 1 else ''}" for s, n in counts.items() if n]
         if counts["error"] or counts["warning"]:
             return f"{', '.join(told)}; first of all: {self.findings[0].fault.replace('_', ' ')}"
+        if not self.groups:
+            return "nothing is measured"
         decaying = [g for g in self.groups if g.peak_shrink]
         if not decaying and any(g.coupling == "unknown" for g in self.groups):
             return "sound as far as it can be measured"
@@ -95,6 +100,8 @@ class Report:
             "of the run ", "rotation ", "rms ",
         )  # fmt: skip
         print_table(headings, [_row(group) for group in self.groups], console=console)
+        for group in self.groups:
+            out.print(_told(group), markup=False, highlight=False)
         if not self.roles_known:
             out.print(
                 "roles are guessed from names: pass loss_fn and batch to know them", style="dim"
@@ -114,6 +121,18 @@ class Report:
     def html(self) -> str:
         """One page that needs no other file: findings, groups, their decay over the steps."""
         return page(self.as_json())
+
+
+def _told(group: Group) -> str:
+    """Which convention a group's steps are, and how that is known."""
+    leaves = first_few(group.leaves, 2)
+    if group.known_by:
+        how = {"proved": "proved from the traced program"}.get(group.known_by, group.known_by)
+        also = f"; the same steps: {first_few(group.same_steps, 4)}" if group.same_steps else ""
+        return f"{leaves}: equals {group.convention} ({how}){also}"
+    if group.convention:
+        return f"{leaves}: nearest {group.convention}; what differs: {group.differs}"
+    return f"{leaves}: near no convention of the registry"
 
 
 def groups_of(run: Examination) -> tuple[Group, ...]:
@@ -137,7 +156,7 @@ def _group(run: Examination, leaves: list[LeafFacts]) -> Group:
     leaf = leaves[0]
     match = nearest_convention(run, leaf)
     exact = match is not None and match.exact
-    rates = learning_rates(run, leaf, match) if match is not None and exact else None
+    rates = match.rates if match is not None and exact else None
     decoupled = leaf.coupling == "decoupled" and leaf.peak > 0
     rate = float(np.nanmax(rates)) if rates is not None else None
     strength = None
@@ -156,6 +175,9 @@ def _group(run: Examination, leaves: list[LeafFacts]) -> Group:
         roles=tuple(dict.fromkeys(x.role for x in leaves)),
         coupling=leaf.coupling,
         convention=str(match) if match is not None else "",
+        known_by=match.how if match is not None else "",
+        differs=match.term if match is not None else "",
+        same_steps=match.same if match is not None else (),
         learning_rate=rate,
         weight_decay=strength,
         follows=_follows(leaf.shrink, rates) if decoupled and rates is not None else "",
@@ -196,11 +218,10 @@ def _row(group: Group) -> tuple[str, ...]:
     def number(value: float | None, form: str = ".3g") -> str:
         return "-" if value is None else format(value, form)
 
-    kind = group.convention or group.coupling
+    kind = group.convention.split("(")[0] or group.coupling
+    kind = kind if group.known_by or not group.convention else f"nearest {kind}"
     if group.coupling == "none":
-        kind = f"{group.convention}, no decay" if group.convention else "no decay"
-    elif group.coupling == "gradient":
-        kind = "depends on gradients"
+        kind = f"{kind}, no decay" if group.convention else "no decay"
     return (
         f"{len(group.leaves)} ({group.entries:,}): {first_few(group.leaves, 2)}",
         kind,

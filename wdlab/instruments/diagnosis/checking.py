@@ -1,0 +1,131 @@
+"""A convention that fits a leaf's steps, built and given to ``equivalent``."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+
+from wdlab.conventions import get
+from wdlab.instruments.diagnosis.candidates import CLIP, NO_CLIP, build_convention
+from wdlab.instruments.diagnosis.fits import Fit
+from wdlab.instruments.diagnosis.one_leaf import one_leaf
+from wdlab.instruments.diagnosis.tried_problems import Tried
+from wdlab.instruments.equivalence import Equivalence, equivalent
+
+Array = Any
+_MOST_SCALARS = 2  # Of the program that the learning rates may be.
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rates of an exact fit, and where they come from."""
+
+    values: Array  # Of the first problem's updates.
+    # Scalars of the program that they are, times ``factor``; () where they are constant, None where
+    # they are no scalars of it.
+    places: tuple[int, ...] | None
+    factor: float
+    rank: int  # 0: a number of the program as it is; 1: times another; 2: no number of it.
+
+
+def checked(
+    tx: Any, params: Any, place: int, tried: Tried, fit: Fit, rates: Rates, peak: float, calls: int
+) -> Equivalence | None:
+    """What ``equivalent`` says of the leaf's optimizer and the convention; None where unasked.
+
+    Args:
+      tx: The whole optimizer.
+      params: Pytree of ``jax.ShapeDtypeStruct``.
+      place: Of the leaf.
+      tried: Likewise.
+      fit: The convention.
+      rates: Its learning rates.
+      peak: Their largest in the run.
+      calls: Of the update, for one step of the weights.
+
+    >>> import jax, optax
+    >>> from wdlab.instruments.diagnosis.candidates import program
+    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> shape = jax.ShapeDtypeStruct((5,), "float32")
+    >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
+    >>> from wdlab.instruments.diagnosis.fits import first_guess
+    >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)
+    >>> rates = Rates(fit.rates, (), 0.5, 0)
+    >>> print(checked(optax.sgd(0.5), [shape], 0, tried, fit, rates, 0.5, 1))
+    the same optimizer: proved
+    """
+    if rates.places is None:
+        return None
+    leaf = jax.tree.leaves(params)[place]
+    own = one_leaf(tx, params, place, leaf.shape)
+    answer = None
+    for scalar in rates.places[:_MOST_SCALARS] or (None,):
+        rate = rates.factor if scalar is None else tried.schedule(scalar, rates.factor)
+        theirs = convention_of(fit, rate, peak)
+        if calls > 1:
+            theirs = optax.MultiSteps(theirs, calls).gradient_transformation()
+        answer = equivalent(own, theirs, leaf)
+        if answer:
+            break
+    return answer
+
+
+# Of ``equivalent``: what gradients make of weights that no run goes on with.
+NOT_FINITE = "gradients that are not finite"
+
+
+def convention_of(fit: Fit, rate: Any, peak: float) -> optax.GradientTransformation:
+    """The fit as a transformation at this learning rate.
+
+    >>> import jax, optax
+    >>> from wdlab.instruments.diagnosis.candidates import program
+    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> shape = jax.ShapeDtypeStruct((5,), "float32")
+    >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
+    >>> from wdlab.instruments.diagnosis.fits import first_guess
+    >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)
+    >>> convention_of(fit, 0.5, 0.5).init(tried.problems[0].weights[0]) is None
+    False
+    """
+    return build_convention(
+        fit.program.name, rate, with_peak(fit, peak), clip_of(fit) or NO_CLIP, peak
+    )
+
+
+def clip_of(fit: Fit) -> float | None:
+    """The norm to which gradients are clipped before; None where they are not.
+
+    >>> import jax, optax
+    >>> from wdlab.instruments.diagnosis.candidates import program
+    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> shape = jax.ShapeDtypeStruct((5,), "float32")
+    >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
+    >>> from wdlab.instruments.diagnosis.fits import first_guess
+    >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)
+    >>> clip_of(fit) is None
+    True
+    """
+    slots = [slot.argument for slot in fit.program.slots]
+    value = fit.values[slots.index(CLIP)]
+    return None if value >= NO_CLIP else value
+
+
+def with_peak(fit: Fit, peak: float) -> dict[str, Any]:
+    """The arguments where the learning rate's peak is this one; the fit has them for 1.
+
+    >>> import jax, optax
+    >>> from wdlab.instruments.diagnosis.candidates import program
+    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> shape = jax.ShapeDtypeStruct((5,), "float32")
+    >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
+    >>> from wdlab.instruments.diagnosis.fits import first_guess
+    >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)
+    >>> with_peak(fit, 0.5)
+    {}
+    """
+    known, told = get(fit.program.name), fit.arguments
+    coupling = fit.coupling
+    if known.decay_argument in told and coupling in ("schedule", "lr2_over_peak"):
+        told[known.decay_argument] = float(f"{told[known.decay_argument] * peak:.6g}")
+    return told

@@ -1,0 +1,105 @@
+"""The decay and the plainest arguments of a convention that fits a leaf's steps."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from wdlab.conventions import get
+from wdlab.instruments.diagnosis.fits import Fit, answers_of
+from wdlab.instruments.diagnosis.tried_problems import Problem, Tried
+
+Array = Any
+
+
+def with_decay(tried: Tried, fit: Fit, rates: Array) -> Fit | None:
+    """The fit with its decay as an argument; None where no number makes the steps the same.
+
+    Args:
+      tried: The leaf.
+      fit: An exact one, or one of a decay for some of the entries alone.
+      rates: Its learning rates, without the noise of the fit.
+
+    >>> import jax, optax
+    >>> from wdlab.instruments.diagnosis.candidates import program
+    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> shape = jax.ShapeDtypeStruct((5,), "float32")
+    >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
+    >>> from wdlab.instruments.diagnosis.fits import first_guess
+    >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)
+    >>> with_decay(tried, fit, fit.rates).arguments
+    {}
+    """
+    decay, shares = get(fit.program.name).decay_argument, fit.shares
+    places = [n for n, slot in enumerate(fit.program.slots) if slot.argument == decay]
+    some = np.flatnonzero(rates)
+    options = [0.0]
+    if not fit.exact and not shares.any():
+        return None
+    if shares.any() and places and len(some):
+        at = some[-1]
+        taken = shares[at] / (1 - shares[at]) if is_after(fit) else shares[at]
+        options = [x / rates[at] ** power for power in (1, 0, 2) for x in {taken, shares[at]}]
+        options += [] if fit.exact else [x for x in tried.numbers if x <= 10]
+    if not fit.decoupled and places:
+        options = [fit.values[places[0]]]
+    for option in options:
+        values = list(fit.values)
+        if places:
+            values[places[0]] = float(f"{option:.6g}")
+        answers = answers_of(tried, fit.program, tuple(values), rates, tried.problems[0])
+        if _same(tried.problems[0], answers, shares, 1e-5 if fit.exact else 1e-4):
+            return replace(fit, values=tuple(values), shares=np.zeros_like(shares), rates=rates)
+    return None
+
+
+def plainest(tried: Tried, fit: Fit) -> Fit:
+    """The fit with its defaults for the numbers that the leaf's steps do not depend on.
+
+    >>> import jax, optax
+    >>> from wdlab.instruments.diagnosis.candidates import program
+    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> shape = jax.ShapeDtypeStruct((5,), "float32")
+    >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
+    >>> from wdlab.instruments.diagnosis.fits import first_guess
+    >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)
+    >>> plainest(tried, fit).values == fit.values
+    True
+    """
+    decay, problem = get(fit.program.name).decay_argument, tried.problems[0]
+    for n, slot in enumerate(fit.program.slots):
+        if slot.argument != decay and fit.values[n] != fit.program.defaults[n]:
+            values = (*fit.values[:n], fit.program.defaults[n], *fit.values[n + 1 :])
+            one, two = (
+                answers_of(tried, fit.program, v, fit.rates, problem) for v in (fit.values, values)
+            )
+            if np.array_equal(one, two):
+                fit = replace(fit, values=values)
+    return fit
+
+
+def is_after(fit: Fit) -> bool:
+    """Whether the decay takes of the weights that the step has moved, and so of the step too.
+
+    >>> import jax, optax
+    >>> from wdlab.instruments.diagnosis.candidates import program
+    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> shape = jax.ShapeDtypeStruct((5,), "float32")
+    >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
+    >>> from wdlab.instruments.diagnosis.fits import first_guess
+    >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)
+    >>> is_after(fit)
+    False
+    """
+    known = get(fit.program.name)
+    return known.order == "after" or fit.coupling == "proximal"
+
+
+def _same(problem: Problem, answers: Array, shares: Array, tolerance: float) -> bool:
+    for u, c, w, s in zip(problem.updates, answers, problem.weights, shares, strict=True):
+        size = np.linalg.norm(u)
+        if s:
+            size = min(size, abs(s) * np.linalg.norm(w))
+        if not np.linalg.norm(u - c) <= tolerance * size:
+            return False
+    return True

@@ -1,0 +1,195 @@
+"""Which convention of the registry updates a leaf: found by its answers, told by ``equivalent``."""
+
+import functools
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from wdlab.conventions import get, names
+from wdlab.instruments.diagnosis.candidates import program, signature
+from wdlab.instruments.diagnosis.checking import Rates
+from wdlab.instruments.diagnosis.decay_of_fit import is_after, plainest, with_decay
+from wdlab.instruments.diagnosis.fits import DECOUPLED, Fit, first_guess, fitted, improved
+from wdlab.instruments.diagnosis.tried_problems import Tried
+from wdlab.instruments.diagnosis.variants import variants
+
+Array = Any
+_USUAL = {"momentum", "nesterov"}  # Arguments that are given as often as not.
+_TRIED = 2  # Fits whose numbers are looked for.
+_CLOSE = 0.5  # Error of a fit that is worth it.
+_CAUTIOUS = 1e-2  # Error where a decay may act on some of the entries alone.
+_ALIKE = 1e-7  # Between errors of direction that are one.
+_ROUGH = 0.02  # Of learning rates that no scalar of the program is.
+# Where several are the same: the first of these systems.
+_FIRST = ("torch", "optax", "keras", "fairseq", "keller_jordan", "transformers", "bert", "timm")
+
+
+def recognized(tried: Tried, coupling: str) -> tuple[list[tuple[Fit, Rates]], Fit | None]:
+    """The conventions that take the leaf's steps, the likeliest first; or else the nearest.
+
+    Args:
+      tried: The leaf's answers.
+      coupling: As measured: "decoupled", "gradient", "none" or "unknown".
+
+    >>> import jax, optax
+    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> shape = jax.ShapeDtypeStruct((5,), "float32")
+    >>> found, _ = recognized(try_leaf(optax.sgd(0.25, momentum=0.9), [shape], 0, 1), "none")
+    >>> found[0][0].program.name, found[0][0].arguments, found[0][1].factor
+    ('torch.SGD', {'momentum': 0.9}, 0.25)
+    """
+    if not any(problem.updates.any() for problem in tried.problems):
+        return [], None
+    l2 = coupling not in ("decoupled", "none")
+    fits: list[Fit] = []
+    found: list[tuple[Fit, Rates]] = []
+    for wave, keys in enumerate(_waves(tried, coupling)):
+        new = [fit for key in keys if (fit := _guessed(tried, key, l2)) is not None]
+        fits = sorted(
+            [*fits, *_searched(tried, new, 0 if wave else _TRIED)], key=lambda fit: fit.error
+        )
+        near = [fit for fit in fits if fit.error < _CAUTIOUS]
+        found = [pair for fit in near if (pair := _told(tried, fit)) is not None]
+        if any(rates.rank == 0 for _, rates in found):
+            break
+    found = [pair for pair in found if pair[1].rank < 2]
+    found = sorted(found, key=lambda pair: _order(tried, *pair))
+    if found:
+        found[0] = plainest(tried, found[0][0]), found[0][1]
+    # Of those as near as each other the one of the best known system.
+    best = min((fit.direction for fit in fits), default=0.0)
+    close = [fit for fit in fits if fit.direction <= 2 * best + _ALIKE]
+    key = [(fit.decoupled != bool(fit.shares.any()), _system(fit)) for fit in close]
+    return found, close[key.index(min(key))] if close else None
+
+
+def _waves(tried: Tried, coupling: str) -> Iterator[list[tuple[str, tuple]]]:
+    """Conventions by what their state holds: the same arrays, with switches turned; then fewer."""
+    own = Counter(tried.arrays)
+    plain = {key: signature(key[0], tried.shape, key[1]) for key in _keys(False)}
+    likely = [key for key in _keys(True) if _may_decay_so(key, coupling)]
+    same = [key for key, arrays in plain.items() if arrays == tried.arrays]
+    yield [key for key in same if _may_decay_so(key, coupling)]
+    yield [key for key in likely if signature(key[0], tried.shape, key[1]) == tried.arrays]
+    yield [key for key in same if not _may_decay_so(key, coupling)]
+    fewer = [k for k, x in plain.items() if x is not None and x != tried.arrays]
+    yield [key for key in fewer if not Counter(plain[key]) - own]
+
+
+@functools.cache
+def _keys(turned: bool) -> tuple[tuple[str, tuple], ...]:
+    plain = [(name, ()) for name in names()]
+    others = [(n, tuple(sorted(v.items()))) for n in names() for v in variants(n)]
+    usual = [(n, told) for n, told in others if {name for name, _ in told} <= _USUAL]
+    return tuple(x for x in others if x not in usual) if turned else (*plain, *usual)
+
+
+def _may_decay_so(key: tuple[str, tuple], coupling: str) -> bool:
+    """Whether the convention's decay can be seen as the leaf's is."""
+    known = get(key[0])
+    own = known.coupling_for({**known.defaults, **dict(key[1])})
+    return not (coupling == "gradient" and own in DECOUPLED - {"none"})
+
+
+def _guessed(tried: Tried, key: tuple[str, tuple], l2: bool) -> Fit | None:
+    found = program(key[0], tried.shape, key[1])
+    if found is None or found.keeps_weights != tried.keeps_weights:
+        return None
+    return first_guess(tried, found, l2=l2)
+
+
+def _searched(tried: Tried, fits: list[Fit], most: int) -> list[Fit]:
+    """The fits with better numbers: looked for in the best, then tried in the others."""
+    left = sorted(fits, key=lambda fit: fit.error)
+    done: list[Fit] = []
+    while left and len(done) < most and left[0].error < _CLOSE and not left[0].exact:
+        done.append(improved(tried, left.pop(0)))
+        if done[-1].exact:
+            break
+    exact = [fit for fit in [*done, *left] if fit.exact][:_TRIED]
+    for other in exact:
+        left = [fit if fit.exact else _with_numbers_of(tried, fit, other) for fit in left]
+    return [*done, *left]
+
+
+def _with_numbers_of(tried: Tried, fit: Fit, other: Fit) -> Fit:
+    """The fit with the numbers of another in the slots of the same meaning."""
+    told = {_meaning(slot): v for slot, v in zip(other.program.slots, other.values, strict=True)}
+    found, own = fit.program, {slot.argument for slot in fit.program.slots}
+    fixed = dict(found.fixed)
+    for argument, value in get(found.name).defaults.items():
+        meaning = _meaning((argument, None))
+        if argument not in own and isinstance(value, float) and meaning in told:
+            fixed[argument] = told[meaning]
+    if fixed != dict(found.fixed):
+        found = program(found.name, tried.shape, tuple(sorted(fixed.items()))) or found
+    pairs = zip(fit.program.slots, fit.values, strict=True)
+    values = {slot: told.get(_meaning(slot), v) for slot, v in pairs}
+    new = [values.get(slot, v) for slot, v in zip(found.slots, found.defaults, strict=True)]
+    rates = other.rates if fit.program.keeps_weights else None
+    return min(fit, fitted(tried, found, new, rates), key=lambda fit: fit.error)
+
+
+_MEANINGS = {
+    ("betas", 0): "b1", ("beta1", None): "b1", ("beta_1", None): "b1", ("b1", None): "b1",
+    ("betas", 1): "b2", ("beta2", None): "b2", ("beta_2", None): "b2", ("b2", None): "b2",
+    ("eps", None): "eps", ("epsilon", None): "eps", ("momentum", None): "momentum",
+    ("beta", None): "momentum", ("mu", None): "momentum", ("muon_momentum", None): "momentum",
+}  # fmt: skip
+
+
+def _meaning(slot: Any) -> Any:
+    return _MEANINGS.get(tuple(slot), tuple(slot))
+
+
+def _told(tried: Tried, fit: Fit) -> tuple[Fit, Rates] | None:
+    """A fit with its decay and its rates; None where no decay of its kind makes it exact."""
+    if not fit.rates.any():
+        return None
+    moved = fit.rates / (1 - fit.shares) if is_after(fit) else fit.rates
+    rates = _rates(tried, moved, 1e-6 if fit.exact else 1e-2)
+    found = with_decay(tried, fit, rates.values)
+    return None if found is None else (found, rates)
+
+
+def _rates(tried: Tried, rates: Array, tolerance: float) -> Rates:
+    """The learning rates as numbers or scalars of the program."""
+    some = rates != 0
+    known = rates[some]
+    if np.ptp(known) < tolerance * np.abs(known).max() and some.all():
+        value = float(np.mean(known))
+        near = [x for x in tried.numbers if abs(x / value - 1) < tolerance]
+        value = near[0] if near else float(f"{value:.7g}")
+        return Rates(np.full(len(rates), value), (), value, 0 if near else 1)
+    places, factors = [], []
+    for place, row in enumerate(tried.sequences):
+        if np.isfinite(row).all() and np.ptp(row) and np.array_equal(row != 0, some):
+            ratio = known / row[some]
+            if np.ptp(ratio) < tolerance * np.abs(ratio).max():
+                places.append(place)
+                factors.append(float(f"{np.mean(ratio):.7g}"))
+    if places:
+        exact = [n for n, x in enumerate(factors) if abs(abs(x) - 1) < tolerance]
+        best = exact[-1] if exact else len(places) - 1
+        same = [n for n, x in zip(places, factors, strict=True) if x == factors[best]]
+        factor = float(np.sign(factors[best])) if exact else factors[best]
+        values = tried.sequences[places[best]] * factor
+        return Rates(values, tuple(reversed(same)), factor, 0 if exact else 1)
+    rough = np.abs(np.diff(rates, 2)).sum() / np.abs(rates).sum()
+    return Rates(rates, None, 1.0, 1 if rough < _ROUGH and not len(tried.sequences) else 2)
+
+
+def _system(fit: Fit) -> tuple[int, int, str]:
+    system = fit.program.name.split(".")[0]
+    place = _FIRST.index(system) if system in _FIRST else len(_FIRST)
+    return place, len(fit.arguments), fit.program.name
+
+
+def _order(tried: Tried, fit: Fit, rates: Rates) -> Any:
+    """The likeliest first: numbers of the program as they are, few switches, a known system."""
+    decay, told = get(fit.program.name).decay_argument, fit.arguments
+    own = decay not in told or told[decay] in tried.numbers
+    switches = {name for name, _ in fit.program.fixed} - _USUAL
+    return rates.rank, not own, len(switches), *_system(fit)[:1], len(told), fit.program.name
