@@ -68,7 +68,8 @@ def _bias_correction(tried: Tried, fit: Fit) -> str:
     """Which moments are corrected, where that alone makes the rates the program's."""
     told = fit.program.arguments(fit.program.defaults) | dict(get(fit.program.name).defaults)
     told |= fit.arguments
-    pairs = (told.get("betas"), (told.get("b1"), told.get("b2")))
+    pairs = [x for a, x in told.items() if a.endswith("betas")]
+    pairs.append((told.get("b1"), told.get("b2")))
     betas = next((x for x in pairs if x and all(isinstance(b, float) for b in x)), ())
     if len(betas) < 2:
         return ""
