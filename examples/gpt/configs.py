@@ -123,6 +123,19 @@ def _llama_7b() -> Config:
     )  # fmt: skip
 
 
+def _llama_70b() -> Config:
+    """The shape of LLaMA 2 70B (69.0B with its own 32000 tokens) at context 4096 on OpenWebText.
+
+    ``python -m examples.gpt.train llama_70b --weight_decay 0.1 --rules NO_BIAS_OR_NORM``: for a
+    mesh of hundreds of accelerators; the weights, their gradient and Adam's moments take 1.1 TB.
+    """
+    return Config(
+        dataset="openwebtext", block="llama", n_layer=80, n_head=64, n_kv_head=8, n_embd=8_192,
+        n_inner=28_672, block_size=4_096, weight_tying=False, norm_eps=1e-5, learning_rate=1.5e-4,
+        remat="full", scan_layers=True,
+    )  # fmt: skip
+
+
 CONFIGS = {
     "tiny": _tiny,
     "train_shakespeare_char": _train_shakespeare_char,
@@ -134,4 +147,5 @@ CONFIGS = {
     "gpt2_large": _gpt2_large,
     "gpt2_xl": _gpt2_xl,
     "llama_7b": _llama_7b,
+    "llama_70b": _llama_70b,
 }
