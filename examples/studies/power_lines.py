@@ -5,7 +5,7 @@ share of a one-pass training over which AdamW's weights average, the best tau fa
 (D / N)**-0.527 with tokens per parameter D / N; at given D and N it does not depend on the batch
 size B (so lambda grows with B), below the critical batch size. Is it so?
 
-Command: ``python -m examples.studies.power_lines``; two minutes on two CPU cores. The smallest
+Command: ``python -m examples.studies.power_lines``; a minute on two CPU cores. The smallest
 published scale is a language model of 111M parameters, 20 to 1,000 tokens each; a small network can
 show a power and its sign, and no claim is made on its value.
 

@@ -5,7 +5,7 @@ steps and decay balance, and from then on the weights turn by an angle that lear
 alone decide; their table has it for SGD with momentum, AdamW and Lion. Does
 ``instruments.equilibrium`` predict both, for Muon too, under three couplings, and in a network?
 
-Command: ``python -m examples.studies.rotational_equilibrium``; two minutes on two CPU cores. The
+Command: ``python -m examples.studies.rotational_equilibrium``; a minute on two CPU cores. The
 source has random walks, as here, and networks such as ResNet-50 and GPT2-124M.
 
 Random walk: a 16 x 16 matrix W whose gradient is that of <noise, W> / |W|, fresh noise each step.
@@ -202,7 +202,7 @@ def draw(rows: list[Row]) -> Figure:
                 axes.plot(FACTORS, of(name), "osD"[i], color=f"C{i}", label=f"decay by {coupling}")
             axes.set(xscale="log", yscale="log")
             axes.set_xticks(FACTORS, [f"{f:g}" for f in FACTORS])
-            axes.minorticks_off()
+            axes.set_xticks([], minor=True)
         panels[0, column].set_title(optimizer)
         panels[1, column].set_xlabel("learning rate, relative")
     panels[0, 0].set_ylabel("norm")

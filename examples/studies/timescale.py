@@ -6,7 +6,7 @@ b, the best one hardly moves with the size of the data set, at equal epochs and 
 the best lambda falls as 1 / N. Bergsma et al. (2025, arXiv:2505.13738) add that the best lambda is
 proportional to the batch size. Is it so?
 
-Command: ``python -m examples.studies.timescale``; minutes on two CPU cores. The smallest published
+Command: ``python -m examples.studies.timescale``; a minute on two CPU cores. The smallest published
 scale is a ResNet-18 on parts of 32x32 ImageNet, 100 epochs; a small network can show the power of
 N and of b.
 

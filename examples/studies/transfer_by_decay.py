@@ -5,7 +5,7 @@ sets the size of a matrix, its largest singular value goes as sqrt(lr / lambda) 
 width d, so that under muP (lr of matrices ~ 1 / d) a decay ~ sqrt(d) keeps the gain of a sublayer,
 its output's RMS over its input's, the same at every width. Is it so?
 
-Command: ``python -m examples.studies.transfer_by_decay``; two minutes on two CPU cores. The
+Command: ``python -m examples.studies.transfer_by_decay``; a minute on two CPU cores. The
 smallest published scales are LLaMA-like models of width 256 and a synthetic task, of which we know
 no more than that it is minimal; ours is another one and can show the powers of the width.
 
@@ -128,7 +128,7 @@ def draw(rows: list[Row]) -> Figure:
             )
         axes.set(xscale="log", yscale="log", xlabel="width d", ylabel=label)
         axes.set_xticks(WIDTHS, map(str, WIDTHS), minor=False)
-        axes.minorticks_off()
+        axes.set_xticks([], minor=True)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
