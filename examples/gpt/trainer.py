@@ -258,7 +258,8 @@ class Trainer(Run):
                 for split, windows in self.windows.items():
                     loss, error = self.evaluate(params, windows)
                     row |= {f"{split}_loss{suffix}": loss, f"{split}_error{suffix}": error}
-        return {name: float(value) for name, value in jax.device_get(row).items()}
+        values = jax.device_get(list(row.values()))  # A dict would come back in another order.
+        return dict(zip(row, map(float, values), strict=True))
 
     @property
     def evaluated(self) -> model.Params:
