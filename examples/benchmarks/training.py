@@ -1,7 +1,7 @@
 """Throughput of the example programs beside the same training in PyTorch, on this machine.
 
 ``python -m examples.benchmarks.training [--only gpt] [--rounds 9]``, in an environment with torch
-(extra ``oracle``); under four minutes on two CPU cores, the compilers' time included. CPU time is
+(extra ``oracle``); about five minutes on two CPU cores, the compilers' time included. CPU time is
 that of all threads, and says more where other programs share the cores.
 """
 
@@ -14,7 +14,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-PARTS = {"gpt": "training_gpt", "resnet": "training_resnet"}
+PARTS = {"gpt": "training_gpt", "chars": "training_characters", "resnet": "training_resnet"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
