@@ -1,5 +1,6 @@
 """Which convention of the registry a leaf's steps are, and how that is known."""
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +96,10 @@ def _nearest(run: Examination, leaf: LeafFacts) -> Match | None:
     if key not in _KNOWN:
         if len(_KNOWN) >= _MOST_KNOWN:
             _KNOWN.clear()
-        _KNOWN[key] = _recognized(run, leaf, place, tried, calls)
+        _KNOWN[key] = None
+        # A name is worth no failed report: equivalent raises where it cannot trace a program.
+        with contextlib.suppress(ValueError, TypeError, FloatingPointError, IndexError):
+            _KNOWN[key] = _recognized(run, leaf, place, tried, calls)
     return _KNOWN[key]
 
 
