@@ -114,6 +114,7 @@ def draw_one_pass(found: Mapping[str, Result]) -> Figure:
         axes.set(title=MODELS[name], xlabel="loss with decay less without (nats), 95 %")
         axes.set_yticks(range(len(CASES) + 1), one_pass(result))
         axes.set_ylim(len(CASES) + 0.5, -0.5)
+        axes.locator_params(axis="x", nbins=5)
     figure.suptitle("Left of the line decay lowers the loss; gray: cannot be told", fontsize=10)
     return figure
 
