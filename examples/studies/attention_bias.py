@@ -71,7 +71,7 @@ def measure(point: Point, size: Size) -> list[Row]:
     """Both biases for each case, mean of the values and seed."""
     del size
     programs = {name: _with_gradient(form) for name, form in FORMS.items()}
-    rows = []
+    rows: list[Row] = []
     for seed, mean, (form, others, ties) in itertools.product(range(SEEDS), MEANS, CASES):
         q, k, v, d_out = heads(seed, point["context"], ties, mean, others)
         out, d_q = programs[form](q, k, v, d_out)
