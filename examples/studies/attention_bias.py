@@ -79,12 +79,13 @@ def measure(point: Point, size: Size) -> list[Row]:
         true = exact(q, k, v)[:, late]
         size_of_delta = np.abs(d_out[:, late, 0] * true).sum(-1).mean()
         wrong_delta = -np.asarray(d_q[:, late, 0, 1], float).mean() * WIDTH**0.5
+        wrong_out = (np.asarray(out[:, late, 0], float) - true).mean()
         rows.append(
             {"seed": seed, "form": form, "others": others, "ties": ties, "mean": mean}
-            | {"out": (np.asarray(out[:, late, 0], float) - true).mean() / np.abs(true).mean()}
-            | {"delta": wrong_delta / size_of_delta}
+            | {"out": wrong_out / np.abs(true).mean() / UNIT}
+            | {"delta": wrong_delta / size_of_delta / UNIT}
         )
-    return [row | {name: row[name] / UNIT for name in ("out", "delta")} for row in rows]
+    return rows
 
 
 def _with_gradient(form):

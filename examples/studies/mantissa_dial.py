@@ -166,10 +166,14 @@ def diverged(rows: list[Row], bits: int, exponent: float) -> np.ndarray:
     """Whether each run diverged, seeds by learning rates."""
     some = [r for r in rows if r["bits"] == bits and r["exponent"] == exponent]
     curves = [[r["loss"] for r in some if (r["seed"], r["lr"]) == c] for c in _cases()]
-    loss_RxW = np.nan_to_num(np.array(curves, float), nan=np.inf)
-    lowest_RxW = np.minimum.accumulate(loss_RxW, axis=1)
-    bad_R = ~np.isfinite(loss_RxW).all(1) | (loss_RxW > lowest_RxW + RISE).any(1)
-    return bad_R.reshape(SEEDS, len(RATES))
+    return rises(np.array(curves, float)).reshape(SEEDS, len(RATES))
+
+
+def rises(loss: np.ndarray) -> np.ndarray:
+    """Whether curves, windows last, are not finite or rise above their lowest by more than RISE."""
+    loss = np.nan_to_num(loss, nan=np.inf)
+    lowest = np.minimum.accumulate(loss, axis=-1)
+    return np.logical_or(~np.isfinite(loss).all(-1), (loss > lowest + RISE).any(-1))
 
 
 def _cases() -> list[tuple[int, float]]:

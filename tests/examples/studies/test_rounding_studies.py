@@ -4,9 +4,10 @@ import dataclasses
 import itertools
 import json
 
+import jax
 import numpy as np
 
-from examples.studies import attention_bias, study, table
+from examples.studies import attention_bias, logit_growth, mantissa_dial, study, table
 from examples.studies.attention_bias import every, has_sign, is_within
 from examples.studies.paired import Difference
 
@@ -64,3 +65,56 @@ def test_the_kernels_own_gradient_shows_the_wrong_delta(monkeypatch):
     assert delta["out"] == two["out"]
     assert abs(delta["delta"]) < 0.1
     assert abs(found["float32", 2]["out"]) < 1e-3
+
+
+def logits(agrees):
+    """Without decay logits grow and flash_bf16 diverges at high rates, and with it not."""
+
+    def measure(point, size):
+        del size
+        free = point["decay"] == "none" if agrees else True
+        wrong = free and agrees and point["form"] == "flash_bf16"
+        size_of = lambda lr: 1 + (lr if agrees else -lr) * (1 + free)  # noqa: E731
+        return [
+            {"seed": s, "lr": lr, "step": w, "logit": size_of(lr) + s / 1e3,
+             "log_z": size_of(lr) + s / 1e3, "loss": 1 + (wrong and lr > 0.2 and w > 15)}
+            for s, lr, w in itertools.product(range(5), logit_growth.RATES, range(20))
+        ]  # fmt: skip
+
+    return measure
+
+
+def test_the_answer_about_logits_follows_from_the_curves(tmp_path):
+    made = dataclasses.replace(logit_growth.STUDY, measure=logits(agrees=True))
+    summary = study.run(made, "tiny", tmp_path)
+    assert summary.agrees == "yes"
+    assert summary.number.endswith("float32 0 / 0, flash_bf16 10 / 0")
+    stored = json.loads((tmp_path / "logit_growth-tiny.json").read_text())
+    assert "nan" not in table.section(stored)
+    assert (tmp_path / "logit_growth-tiny.png").stat().st_size <= 60 * 1024
+    made = dataclasses.replace(made, measure=logits(agrees=False))
+    assert study.run(made, "tiny", tmp_path / "not so").agrees == "not tested"
+
+
+def test_a_loss_that_rises_or_is_not_finite_has_diverged():
+    curves = np.array([[3, 2, 1], [3, 2, 2.6], [3, 2, 2.4], [3, np.nan, 2], [3, np.inf, 3]])
+    assert mantissa_dial.rises(curves).tolist() == [False, True, False, True, True]
+
+
+def test_its_model_is_the_dials_in_float32_and_sees_its_largest_score():
+    params = mantissa_dial.init(jax.random.key(0), 7)
+    tokens = np.random.default_rng(0).integers(7, size=(2, mantissa_dial.CONTEXT + 1))
+    loss, seen = logit_growth.loss_of(params, tokens, logit_growth.FORMS["float32"])
+    np.testing.assert_allclose(loss, mantissa_dial.loss_of(params, tokens, 23), rtol=1e-5)
+    rounded, _ = logit_growth.loss_of(params, tokens, logit_growth.FORMS["flash_bf16"])
+    assert 0 < abs(rounded - loss) < 1e-2
+    assert 0.1 < seen["logit"] < 100
+
+
+def test_the_last_point_of_the_logits_trains(monkeypatch):
+    changed = {"STEPS": {"tiny": 20}, "SEEDS": 2, "RATES": (0.003, 0.1)}
+    for name, value in changed.items():
+        monkeypatch.setattr(logit_growth, name, value)
+    rows = logit_growth.measure(logit_growth.points("tiny")[-1], "tiny")
+    assert len(rows) == 2 * 2 * 20
+    assert all(np.isfinite([row[c] for c in logit_growth.COLUMNS]).all() for row in rows)

@@ -59,19 +59,19 @@ class MadeUpRun:
     """An image model's training, made up: every number falls with the epochs."""
 
     def __init__(self, m, seed, *, radius=None):
-        self.seed, self.epochs = seed, 0
+        self.seed, self.epoch = seed, 0
 
     def train(self, lr, wd, epochs):
-        self.epochs += epochs
-        return [1 / self.epochs + lr + wd + self.seed / 100] * epochs
+        self.epoch += epochs
+        return [1 / self.epoch + lr + wd + self.seed / 100] * epochs
 
     def measure(self, prefix=""):
-        value = 1 / self.epochs + self.seed / 100
+        value = 1 / self.epoch + self.seed / 100
         names = ("train_loss", "train_error", "test_loss", "test_error", "weight_norm")
         return {prefix + name: value for name in names}
 
     def flow(self, lr, epochs):
-        return self.measure("flow_") | {"flow_hessian_trace": 1 / self.epochs}
+        return self.measure("flow_") | {"flow_hessian_trace": 1 / self.epoch}
 
 
 @pytest.mark.parametrize("name", ["loss_stabilization", "sphere", "hessian_trace"])
