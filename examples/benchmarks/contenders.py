@@ -144,14 +144,14 @@ def warm_up() -> None:
     jax.jit(lambda x: x + 1).lower(1.0).compile()
 
 
-def torch_contender(row: Row, shapes: PyTree) -> Contender | None:
+def torch_contender(row: Row, shapes: PyTree, device: str = "cpu") -> Contender | None:
     """Torch's step, where torch is installed and has the optimizer."""
     if not row.torch or importlib.util.find_spec("torch") is None:
         return None
     from .torch_steps import torch_step
 
     return Contender(
-        lambda: torch_step(row.torch, [leaf.shape for leaf in jax.tree.leaves(shapes)])
+        lambda: torch_step(row.torch, [leaf.shape for leaf in jax.tree.leaves(shapes)], device)
     )
 
 

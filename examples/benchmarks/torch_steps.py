@@ -55,9 +55,17 @@ STEPS = {
 }
 
 
-def torch_step(name: str, shapes: list[tuple[int, ...]]) -> Callable[[], None]:
+def torch_step(name: str, shapes: list[tuple[int, ...]], device: str = "cpu") -> Callable[[], None]:
     """The step over leaves of these shapes, all entries 0.02, gradients too."""
-    params = [torch.full(shape, 0.02, requires_grad=True) for shape in shapes]
+    params = [torch.full(shape, 0.02, device=device, requires_grad=True) for shape in shapes]
     for leaf in params:
         leaf.grad = torch.full_like(leaf, 0.02)
-    return STEPS[name](params)
+    step = STEPS[name](params)
+    if device == "cpu":
+        return step
+
+    def awaited() -> None:
+        step()
+        torch.cuda.synchronize()
+
+    return awaited

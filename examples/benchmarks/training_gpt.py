@@ -31,7 +31,11 @@ WORK = CONFIG.tokens_per_step  # Of one call, in tokens.
 
 
 def measure(
-    rounds: int, config: Config = CONFIG, vocabulary: int = GPT2_VOCABULARY, updates: int = 1
+    rounds: int,
+    config: Config = CONFIG,
+    vocabulary: int = GPT2_VOCABULARY,
+    updates: int = 1,
+    torch_device: str = "cpu",
 ) -> dict[str, Timing]:
     """Seconds per call of some updates, by program; of torch only where it is installed."""
     shape = (updates, 1, config.batch_size, config.block_size + 1)
@@ -39,7 +43,8 @@ def measure(
     programs = {"wdlab": ours(config, vocabulary, tokens, min(2, len(jax.devices())))}
     if len(jax.devices()) > 1:
         programs["wdlab, one device"] = ours(config, vocabulary, tokens, 1)
-    return in_turns({**programs, **torch_programs(config, vocabulary, tokens)}, rounds)
+    theirs = torch_programs(config, vocabulary, tokens, torch_device)
+    return in_turns({**programs, **theirs}, rounds)
 
 
 def ours(
@@ -67,21 +72,26 @@ def ours(
 
 
 def torch_programs(
-    config: Config, vocabulary: int, tokens_SxAxBxM: np.ndarray
+    config: Config, vocabulary: int, tokens_SxAxBxM: np.ndarray, device: str
 ) -> dict[str, Callable[[], object]]:
-    """The same updates by PyTorch: as it is, with its fused AdamW, and that one compiled."""
+    """The same updates by PyTorch: as it is, with its fused AdamW, and that one compiled.
+
+    Under autocast where the computation's type is bfloat16.
+    """
     try:
         import torch  # pyrefly: ignore[missing-import]
 
         from tests.oracles import torch_gpt
     except ImportError:
         return {}
-    tokens_SxBxM = torch.tensor(tokens_SxAxBxM[:, 0]).long()
+    tokens_SxBxM = torch.tensor(tokens_SxAxBxM[:, 0], device=device).long()
+    half = torch.autocast(device, torch.bfloat16, enabled=config.dtype == "bfloat16")
     _, params = model.create(config, vocabulary, 0)
 
     def program(compiled: bool, fused: bool) -> Callable[[], object]:
         gpt = torch_gpt.GPT(config, vocabulary)
         gpt.load(leaves_with_paths(params))
+        gpt.to(device)
         groups = [
             {"params": weights, "weight_decay": decay}
             for weights, decay in zip(torch_gpt.split(config, gpt), (0.1, 0.0), strict=True)
@@ -94,7 +104,8 @@ def torch_programs(
             found = []
             for tokens in tokens_SxBxM:
                 adamw.zero_grad()
-                loss = forward(tokens)
+                with half:
+                    loss = forward(tokens)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(gpt.parameters(), config.grad_clip)
                 adamw.step()

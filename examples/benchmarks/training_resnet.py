@@ -23,27 +23,27 @@ WORK = BATCH  # Of one call, in images.
 CONFIG = Config(width=16, batch_norm=True, lr=0.08, momentum=0.0, wd=0.0125, batch_size=BATCH)
 
 
-def measure(rounds: int) -> dict[str, Timing]:
+def measure(rounds: int, config: Config = CONFIG, torch_device: str = "cpu") -> dict[str, Timing]:
     """Seconds per step, by program; those of torch only where it is installed."""
-    rng = np.random.default_rng(0)
-    x, y = rng.integers(0, 256, (BATCH, 32, 32, 3), np.uint8), np.arange(BATCH, dtype=np.int32) % 10
-    programs = {"wdlab": ours(x, y, min(2, len(jax.devices())))}
+    rng, batch = np.random.default_rng(0), config.batch_size
+    x, y = rng.integers(0, 256, (batch, 32, 32, 3), np.uint8), np.arange(batch, dtype=np.int32) % 10
+    programs = {"wdlab": ours(config, x, y, min(2, len(jax.devices())))}
     if len(jax.devices()) > 1:
-        programs["wdlab, one device"] = ours(x, y, 1)
-    return in_turns({**programs, **torch_programs(x, y)}, rounds)
+        programs["wdlab, one device"] = ours(config, x, y, 1)
+    return in_turns({**programs, **torch_programs(config, x, y, torch_device)}, rounds)
 
 
-def ours(x: np.ndarray, y: np.ndarray, devices: int) -> Callable[[], object]:
+def ours(config: Config, x: np.ndarray, y: np.ndarray, devices: int) -> Callable[[], object]:
     """Steps by the example's program."""
     layout = Layout(make_mesh(devices, 1))
-    graph, params, stats = model.create(CONFIG, 10, 32, 0, layout)
+    graph, params, stats = model.create(config, 10, 32, 0, layout)
     mean, std = np.full(3, 128, np.float32), np.full(3, 64, np.float32)
     images = step.Images(*layout.copy((x, y, mean, std)))
-    state = step.new_state(params, stats, optim.make_optimizer(CONFIG, CONFIG.lr, CONFIG.wd))
-    make_tx = partial(optim.make_optimizer, CONFIG)
+    state = step.new_state(params, stats, optim.make_optimizer(config, config.lr, config.wd))
+    make_tx = partial(optim.make_optimizer, config)
     looped = jax.default_backend() != "cpu"
-    train_steps = step.make_train_steps(graph, make_tx, CONFIG.ema, False, looped)
-    order, key, rates = np.arange(BATCH)[None], jax.random.key(0), (CONFIG.lr, CONFIG.wd)
+    train_steps = step.make_train_steps(graph, make_tx, config.ema, False, looped)
+    order, key, rates = np.arange(len(y))[None], jax.random.key(0), (config.lr, config.wd)
 
     def one_step():
         nonlocal state
@@ -54,21 +54,36 @@ def ours(x: np.ndarray, y: np.ndarray, devices: int) -> Callable[[], object]:
     return one_step
 
 
-def torch_programs(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[], object]]:
-    """The same step by PyTorch, as it is and compiled."""
+def torch_programs(
+    config: Config, x: np.ndarray, y: np.ndarray, device: str
+) -> dict[str, Callable[[], object]]:
+    """The same step by PyTorch, as it is and compiled; on a GPU in bfloat16 too."""
     try:
         import torch  # pyrefly: ignore[missing-import]
 
         from tests.oracles import torch_resnet
     except ImportError:
         return {}
-    inputs = (torch.tensor(x).permute(0, 3, 1, 2).contiguous().float() - 128) / 64
-    labels = torch.tensor(y).long()
+    images = torch.tensor(x, device=device).permute(0, 3, 1, 2).contiguous()
+    inputs = (images.float() - 128) / 64
+    labels = torch.tensor(y, device=device).long()
 
-    def program(compiled: bool) -> Callable[[], object]:
-        resnet = torch_resnet.resnet18(CONFIG.width, 10)
-        sgd = torch.optim.SGD(resnet.parameters(), lr=CONFIG.lr, weight_decay=CONFIG.wd)
-        forward = torch.compile(resnet) if compiled else resnet
-        return lambda: torch_resnet.train_step(forward, sgd, inputs, labels)
+    def program(compiled: bool, half: bool = False) -> Callable[[], object]:
+        layout = torch.channels_last if half else torch.contiguous_format
+        resnet = torch_resnet.resnet18(config.width, 10).to(device, memory_format=layout)
+        sgd = torch.optim.SGD(resnet.parameters(), lr=config.lr, weight_decay=config.wd)
+        forward, pixels = resnet, inputs.contiguous(memory_format=layout)
+        if compiled:
+            forward = torch.compile(resnet)
 
-    return {"torch": program(compiled=False), "torch.compile": program(compiled=True)}
+        def step() -> object:
+            with torch.autocast(device, torch.bfloat16, enabled=half):
+                return torch_resnet.train_step(forward, sgd, pixels, labels)
+
+        return step
+
+    programs = {"torch": program(compiled=False), "torch.compile": program(compiled=True)}
+    if device != "cpu":
+        name = "torch.compile, channels last, bfloat16"
+        programs[name] = program(compiled=True, half=True)
+    return programs
