@@ -7,6 +7,7 @@ is spared. Our two programs differ in the number of devices that the two cores a
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -70,7 +71,8 @@ def torch_programs(
 
     def program(compiled: bool, half: bool = False) -> Callable[[], object]:
         layout = torch.channels_last if half else torch.contiguous_format
-        resnet = torch_resnet.resnet18(config.width, 10).to(device, memory_format=layout)
+        resnet: Any = torch_resnet.resnet18(config.width, 10)
+        resnet = resnet.to(device, memory_format=layout)
         sgd = torch.optim.SGD(resnet.parameters(), lr=config.lr, weight_decay=config.wd)
         forward, pixels = resnet, inputs.contiguous(memory_format=layout)
         if compiled:

@@ -43,8 +43,8 @@ def muon_from_adamw(
     Moonlight keeps both numbers: the first formula at :math:`\rho = 0.2`, without the second.
 
     Orthogonalized steps are a little less alike than the momentum: measured on noise, weights turn
-    6 % more. Jordan's coefficients leave singular values of 0.86 on average: steps are that much
-    shorter than said, those of "polar_express_8" within 1 %.
+    6 % more at 16 x 24 and 14 % more at 16 x 16. Jordan's coefficients leave singular values of
+    0.86 on average: steps are that much shorter than said, those of "polar_express_8" within 1 %.
 
     Args:
       learning_rate: AdamW's, > 0.
