@@ -71,6 +71,17 @@ def test_where_nothing_diverges_the_claim_is_not_tested():
     assert "a number" in said("b", dial(0, 0), result("lm_bf16_divergence", {}))
 
 
+def test_the_claim_about_rounding_names_the_tests_that_show_it():
+    counts = {f"flash_bf16, decay {d}: diverged, of 6": [n] * 5
+              for d, n in (("none", 3), ("independent", 1))}  # fmt: skip
+    logits = result("logit_growth", counts)
+    others = [result("attention_bias", {}), logits]
+    assert said("b", dial(0, 0), *others).endswith("without in: logit_growth.")
+    assert said("b", dial(2, 1), *others).endswith("without in: mantissa_dial and logit_growth.")
+    same = result("logit_growth", dict.fromkeys(counts, [2] * 5))
+    assert said("b", dial(0, 0), same).endswith("without in: none.")
+
+
 def test_the_largest_size_is_what_counts():
     small = stable() | {"size": "small", "remark": "the larger one."}
     assert "the larger one." in said("c", small, stable())
