@@ -29,7 +29,7 @@ from wdlab.sweep import Separability, Table, heat_maps, loss_surface, separabili
 
 from . import grids
 from .dose import Dose
-from .paired import agreement, is_lower
+from .paired import agreement, is_lower, word
 from .rows import Point, Row
 from .study import Size, Study, Summary, main
 
@@ -109,7 +109,6 @@ def summarize(rows: list[Row]) -> Summary:
             losses["AdamW, schedule"], losses["Adam, L2"]
         ),
     }
-    failed = [claim for claim, holds in claims.items() if not holds]
     by_lr, by_schedule = numbers["AdamW, lr"].slope, numbers["AdamW, schedule"].slope
     return Summary(
         question="Can learning rate and weight decay be tuned one at a time?",
@@ -121,21 +120,20 @@ def summarize(rows: list[Row]) -> Summary:
         numbers={f"octaves, {name}": number for name, number in numbers.items()}
         | {f"loss, {name}": values for name, values in losses.items()},
         seeds=len(losses["SGD, L2"]),
-        remark=f"Not so here: {'; '.join(failed)}. The source's networks are normalized."
-        if failed
-        else "",
+        remark="; ".join(f"{claim}: {word(holds)}" for claim, holds in claims.items())
+        + ". The source's networks are normalized.",
     )
 
 
-def nearer(one: Separability, other: Separability) -> bool:
-    """Whether one number is nearer to 0 than another, both identified and their intervals apart.
+def nearer(one: Separability, other: Separability) -> bool | None:
+    """Whether one number is nearer to 0 than another; None where their intervals are not apart.
 
     >>> zero, coupled = (Separability(s, s - 0.1, s + 0.1, 5, 0, 0) for s in (0.0, -1.0))
     >>> nearer(zero, coupled), nearer(coupled, zero)
     (True, False)
     """
     apart = one.low > other.high or other.low > one.high
-    return bool(apart and abs(one.slope) < abs(other.slope))
+    return abs(one.slope) < abs(other.slope) if apart else None
 
 
 def dose(point: Point, size: Size) -> Dose:
