@@ -170,7 +170,10 @@ def find_rounding(found: Mapping[str, Result]) -> str:
         said.append(f"Another test: {found[SIXTEEN]['number']}.")
     if BIAS in found:
         bias = found[BIAS]["number"]
-        said.append(f"The rounding that is said to cause it: {bias}; a float32 softmax has none.")
+        said.append(
+            f"What is said to cause it, measured by itself: {bias}; a float32 softmax has no such "
+            "bias and cannot diverge by it. That a training does is not shown by the bias."
+        )
     if LOGITS in found:
         said.append(f"At learning rates up to 1, {found[LOGITS]['number']}.")
         saved = " and ".join(prevented(found)) or "none"
