@@ -29,7 +29,7 @@ from examples.resnet import flow as program
 
 from . import images
 from .dose import Dose
-from .paired import agreement, is_lower
+from .paired import agreement, is_lower, word
 from .rows import Point, Row
 from .study import Size, Study, Summary, main
 
@@ -112,7 +112,12 @@ def summarize(rows: list[Row]) -> Summary:
         measured="after the flow",
         numbers=numbers,
         seeds=len(norms[0]),
-        remark="Smaller means that the 95 % interval of the paired difference is below 0.",
+        remark="Paired 95 % intervals: "
+        + "; ".join(
+            f"lr {lr:g}: trace smaller {word(a)}, test error {word(b)}"
+            for lr, a, b in zip(RATES, flatter, better, strict=True)
+        )
+        + ". The Hessian of scale-invariant weights grows as norm^-2 where their norm falls.",
     )
 
 
