@@ -203,7 +203,9 @@ def _digits(values: np.ndarray) -> bytes:
 
 def _follows(shrink: np.ndarray, rates: np.ndarray) -> str:
     """What the decay is in proportion to over the run."""
-    some = np.isfinite(shrink + rates) & (rates > 0) & (shrink > 0)
+    # A float32 schedule has no digits left near its end at 0.
+    peak = np.max(rates, initial=0.0, where=np.isfinite(rates))
+    some = np.isfinite(shrink + rates) & (shrink > 0) & (rates > 1e-4 * peak)
     shrink, rates = shrink[some], rates[some]
     if not some.any() or np.ptp(rates) < 1e-3 * rates.max():
         return "nothing that changes"

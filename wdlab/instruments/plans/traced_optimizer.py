@@ -32,6 +32,7 @@ class TracedOptimizer:
     Raises:
       Exception: What tracing ``tx.init`` and ``tx.update`` raises.
 
+    >>> import optax
     >>> shapes = [jax.ShapeDtypeStruct((64, 64), "float32")] * 3
     >>> traced = TracedOptimizer(optax.sgd(0.5, momentum=0.9), shapes)
     >>> traced.kinds_of_leaf, traced.calls
