@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from wdlab._core.probing import trusted
 from wdlab.conventions import REQUIRED, build, get, names
 from wdlab.instruments.equivalence.evaluation import evaluate
 
@@ -155,7 +156,7 @@ def _traced(name: str, shape: Any, fixed: Any, numbers: dict[str, Any]) -> Progr
 
     def made(values: Sequence[Any], rate: Any) -> Any:
         told = dict(fixed) | _filled(numbers, slots, values)
-        return build_convention(name, lambda count: rate, told, values[0], peak=1.0)
+        return build_convention(name, trusted(lambda count: rate), told, values[0], peak=1.0)
 
     values = [number] * len(slots)
     init, state = jax.make_jaxpr(lambda v, r, w: made(v, r).init(w), return_shape=True)(
@@ -195,7 +196,7 @@ def signature(name: str, shape: tuple[int, ...], fixed: Fixed) -> Any:
     if not _takes(name, shape):
         return None
     try:
-        tx = build_convention(name, lambda count: 1.0, dict(fixed), NO_CLIP, 1.0)
+        tx = build_convention(name, trusted(lambda count: 1.0), dict(fixed), NO_CLIP, 1.0)
         return arrays_of(jax.eval_shape(tx.init, jax.ShapeDtypeStruct(shape, jnp.float32)))
     except Exception:  # noqa: BLE001  A leaf, or arguments, that the original does not take.
         return None

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from wdlab.conventions import get
-from wdlab.instruments.diagnosis.candidates import CLIP, NO_CLIP, build_convention
+from wdlab.instruments.diagnosis.candidates import CLIP, NO_CLIP, arrays_of, build_convention
 from wdlab.instruments.diagnosis.fits import Fit
-from wdlab.instruments.diagnosis.one_leaf import one_leaf
 from wdlab.instruments.diagnosis.tried_problems import Tried
+from wdlab.instruments.diagnosis.untried_branches import untried_branches
 from wdlab.instruments.equivalence import Equivalence, equivalent
 
 Array = Any
@@ -30,15 +31,14 @@ class Rates:
 
 
 def checked(
-    tx: Any, params: Any, place: int, tried: Tried, fit: Fit, rates: Rates, peak: float, calls: int
-) -> Equivalence | None:
+    tried: Tried, fit: Fit, rates: Rates, peak: float, calls: int
+) -> tuple[Equivalence | None, bool]:
     """What ``equivalent`` says of the leaf's optimizer and the convention; None where unasked.
 
+    And whether the leaf's optimizer has branches beside the convention's that no tried step takes.
+
     Args:
-      tx: The whole optimizer.
-      params: Pytree of ``jax.ShapeDtypeStruct``.
-      place: Of the leaf.
-      tried: Likewise.
+      tried: The leaf.
       fit: The convention.
       rates: Its learning rates.
       peak: Their largest in the run.
@@ -52,23 +52,24 @@ def checked(
     >>> from wdlab.instruments.diagnosis.fits import first_guess
     >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)
     >>> rates = Rates(fit.rates, (), 0.5, 0)
-    >>> print(checked(optax.sgd(0.5), [shape], 0, tried, fit, rates, 0.5, 1))
-    the same optimizer: proved
+    >>> answer, untried = checked(tried, fit, rates, 0.5, 1)
+    >>> answer.how, untried
+    ('proved', False)
     """
-    if rates.places is None:
-        return None
-    leaf = jax.tree.leaves(params)[place]
-    own = one_leaf(tx, params, place, leaf.shape)
-    answer = None
-    for scalar in rates.places[:_MOST_SCALARS] or (None,):
+    own, shape = tried.tx, tried.shape
+    if len(arrays_of(tried.program.state)) != len(arrays_of(tried.wide.state)):  # It is factored.
+        own, shape = tried.wide_tx, tried.wide_shape
+    answer, theirs = None, convention_of(fit, abs(rates.factor), peak)
+    for scalar in () if rates.places is None else rates.places[:_MOST_SCALARS] or (None,):
         rate = rates.factor if scalar is None else tried.schedule(scalar, rates.factor)
         theirs = convention_of(fit, rate, peak)
         if calls > 1:
             theirs = optax.MultiSteps(theirs, calls).gradient_transformation()
-        answer = equivalent(own, theirs, leaf)
+        answer = equivalent(own, theirs, jax.ShapeDtypeStruct(shape, np.float32))
         if answer:
             break
-    return answer
+    proved = answer is not None and answer.how == "proved"
+    return answer, not proved and untried_branches(tried, theirs, calls)
 
 
 # Of ``equivalent``: what gradients make of weights that no run goes on with.

@@ -33,7 +33,7 @@ def differing_term(tried: Tried, fit: Fit) -> str:
     'decay: here multiplied by nothing, there multiplied by the learning rate'
     """
     size = len(tried.problems[0].losses)
-    if fit.direction < EXACT and fit.shares.any():
+    if fit.direction < EXACT and fit.shares.any() and _is_of_program(tried, fit.rates):
         return _decay(fit)
     if np.max(fit.errors[:size]) < _CLOSE:
         told = _bias_correction(tried, fit)
@@ -97,7 +97,7 @@ def _is_of_program(tried: Tried, rates: Array) -> bool:
 def _direction(fit: Fit, size: int) -> str:
     """Where the fitted steps are off, by the gradients that they are off at."""
     usual, tiny = fit.errors[:size], fit.errors[size:]
-    worst = f"by up to {np.max(fit.errors):.0%}"
+    worst = f"by up to {np.max(fit.errors):.2g} of it"
     if np.max(usual) < _CLOSE:
         return f"epsilon: the steps differ at tiny gradients alone, {worst}"
     if usual[0] < EXACT:

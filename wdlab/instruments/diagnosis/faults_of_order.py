@@ -174,8 +174,10 @@ def _clipped(run: Examination, leaf: LeafFacts) -> bool:
             even(1e-3, step),
             even(1e-2, step),
         )
-        size = abs(run.update(leaf, 1e-3, 1e6, step))
-        known = math.isfinite(still + driven + larger) and abs(still) > 1e-9 * size
+        size, other = (abs(run.update(leaf, 1e-3, g, step)) for g in (1e6, 1e7))
+        # Of a clip all large steps have one size; those of a step that looks at the loss have not.
+        known = math.isfinite(still + driven + larger) and abs(still) > 1e-9 * size > 0
+        known = known and abs(other / size - 1) < 0.1
         # A trust ratio, as LAMB's, grows with the weights: it is another thing.
         clip = abs(larger) < 30 * abs(driven)
         if known and clip and abs(driven) < 0.5 * abs(still) and run.is_normalized(leaf):

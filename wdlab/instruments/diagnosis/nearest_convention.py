@@ -1,6 +1,5 @@
 """Which convention of the registry a leaf's steps are, and how that is known."""
 
-import contextlib
 import hashlib
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +19,9 @@ from wdlab.instruments.diagnosis.checking import (
 from wdlab.instruments.diagnosis.differing_terms import differing_term
 from wdlab.instruments.diagnosis.examination import Examination, LeafFacts
 from wdlab.instruments.diagnosis.fits import Fit
-from wdlab.instruments.diagnosis.one_leaf import one_leaf
 from wdlab.instruments.diagnosis.recognition import recognized
 from wdlab.instruments.diagnosis.tried_problems import Tried, try_leaf
 from wdlab.instruments.equivalence import Equivalence
-from wdlab.instruments.equivalence.proof import traced
 from wdlab.instruments.plans import TracedOptimizer, shares
 from wdlab.rules import leaves_with_paths
 
@@ -33,6 +30,7 @@ _CHECKED = 3  # Of the conventions that answer alike, as long as none is the sam
 # Of several leaves or runs with one program the answer is looked for once.
 _KNOWN: dict[Any, Any] = {}
 _MOST_KNOWN = 256
+_UNTRIED = "a branch that no tried step takes, as of a clip behind the step"
 _NEAR = 0.5  # Error above which nothing is called near.
 # What the first moment's decay is called.
 _MOMENTA = ("betas", "b1", "beta1", "beta_1", "momentum", "beta", "mu", "muon_momentum")
@@ -87,19 +85,15 @@ def _nearest(run: Examination, leaf: LeafFacts) -> Match | None:
     place = [path for path, _ in leaves_with_paths(run.params)].index(leaf.path)
     calls = run.traced.calls if run.traced is not None else 1
     try:
-        own = traced(one_leaf(run.tx, run.params, place, leaf.shape), _shape(leaf))
         tried = try_leaf(run.tx, run.params, place, calls)
     except Exception:  # noqa: BLE001  What the leaf's optimizer raises by itself.
         return None
     told = leaf.coupling, calls, run.busiest_step(leaf), leaf.steps.tobytes()
-    key = (*map(_digest, (own.init, own.update, tried.program.update)), *told)
+    key = (*map(_digest, (tried.wide.init, tried.wide.update, tried.program.update)), *told)
     if key not in _KNOWN:
         if len(_KNOWN) >= _MOST_KNOWN:
             _KNOWN.clear()
-        _KNOWN[key] = None
-        # A name is worth no failed report: equivalent raises where it cannot trace a program.
-        with contextlib.suppress(ValueError, TypeError, FloatingPointError, IndexError):
-            _KNOWN[key] = _recognized(run, leaf, place, tried, calls)
+        _KNOWN[key] = _recognized(run, leaf, tried, calls)
     return _KNOWN[key]
 
 
@@ -113,17 +107,20 @@ def _digest(closed: Any) -> str:
     return hashlib.sha256(b"".join([str(closed.jaxpr).encode(), *consts])).hexdigest()
 
 
-def _recognized(
-    run: Examination, leaf: LeafFacts, place: int, tried: Tried, calls: int
-) -> Match | None:
+def _recognized(run: Examination, leaf: LeafFacts, tried: Tried, calls: int) -> Match | None:
     found, near = recognized(tried, leaf.coupling)
     unlike: Match | None = None
     for fit, rates in found[:_CHECKED]:
         values = _over_the_run(tried, fit, rates, leaf)
         peak = float(np.nanmax(values, initial=0.0)) or 1.0
-        answer = checked(run.tx, run.params, place, tried, fit, rates, peak, calls)
+        try:
+            answer, untried = checked(tried, fit, rates, peak, calls)
+        except ValueError:  # Numbers that the convention refuses: a decay of 100.
+            continue
         how = _how(tried, answer)
-        if how:
+        if how and untried:
+            unlike = unlike or _match(run, leaf, fit, 0 * values, peak, "", (), _UNTRIED)
+        elif how:
             same = [other.program.name for other, _ in found if other is not fit]
             return _match(run, leaf, fit, values, peak, how, tuple(dict.fromkeys(same)), "")
         if unlike is None and answer is not None and answer.difference is not None:
@@ -132,7 +129,7 @@ def _recognized(
             unlike = _match(run, leaf, fit, 0 * values, peak, "", (), words)
     if unlike is not None:
         return unlike
-    if near is None or near.direction > _NEAR:
+    if near is None or near.direction > _NEAR or not near.rates.any():
         return None
     return _match(run, leaf, near, 0 * leaf.steps, 1.0, "", (), differing_term(tried, near))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.extend import core
 
@@ -16,45 +17,48 @@ PyTree = Any
 Array = Any
 _ALONE = 8  # Kinds of leaves that are measured by themselves.
 _OTHERS = 1  # Most entries of an axis of the other leaves.
+Sizing = Callable[[tuple[int, ...]], tuple[int, ...]]
 
 
 def one_leaf(
-    tx: Any, params: PyTree, place: int, shape: tuple[int, ...]
+    tx: Any, params: PyTree, place: int, sized: Sizing = tuple
 ) -> optax.GradientTransformation:
-    """What updates one leaf, the gradients of the others being zero, without what they alone need.
+    """What updates one leaf, weights and gradients of the others being zero, without their own.
 
     Args:
       tx: An Optax transformation of the whole tree.
       params: Pytree of ``jax.ShapeDtypeStruct``.
       place: Which of the leaves.
-      shape: That it is given; its own, or a smaller one of its rank.
+      sized: Shape of a leaf -> the one that it is given, of the same rank.
 
     Raises:
       Exception: What tracing ``tx`` raises.
 
     >>> shapes = [jax.ShapeDtypeStruct((800, 600), "float32")] * 2
-    >>> alone = one_leaf(optax.sgd(0.5, momentum=0.9), shapes, 1, (4, 3))
+    >>> alone = one_leaf(optax.sgd(0.5, momentum=0.9), shapes, 1, lambda shape: (4, 3))
     >>> [x.shape for x in alone.init(jnp.ones((4, 3)))]
     [(4, 3)]
     """
+    leaves, structure = jax.tree.flatten(params)
+    own = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves]
+    small = [jax.ShapeDtypeStruct([min(n, _OTHERS) for n in x.shape], x.dtype) for x in leaves]
+    own[place] = small[place] = jax.ShapeDtypeStruct(sized(own[place].shape), own[place].dtype)
     try:
-        return _one_leaf(tx, params, place, shape, _OTHERS)
-    except Exception:  # noqa: BLE001  A rank that others must have, perhaps: in their own sizes.
-        return _one_leaf(tx, params, place, shape, None)
+        return _one_leaf(tx, structure, small, place)
+    except Exception:  # noqa: BLE001  Sizes that others must have, perhaps: in their own.
+        return _one_leaf(tx, structure, own, place)
 
 
 def _one_leaf(
-    tx: Any, params: PyTree, place: int, shape: tuple[int, ...], most: int | None
+    tx: Any, structure: Any, shapes: list[Any], place: int
 ) -> optax.GradientTransformation:
-    leaves, structure = jax.tree.flatten(params)
-    sizes = [[n if most is None else min(n, most) for n in x.shape] for x in leaves]
-    others = [jax.ShapeDtypeStruct(size, x.dtype) for size, x in zip(sizes, leaves, strict=True)]
-    others[place] = jax.ShapeDtypeStruct(shape, leaves[place].dtype)
-    tree = jax.tree.unflatten(structure, others)
+    tree = jax.tree.unflatten(structure, shapes)
     init, state = jax.make_jaxpr(tx.init, return_shape=True)(tree)
     update = trace_update(tx, tree, state, tree)
-    count, arrays = len(leaves), len(jax.tree.leaves(state))
+    count, arrays = len(shapes), len(jax.tree.leaves(state))
     first = count + arrays  # Of the weights, behind gradients and state.
+    others = {n for n in range(count) if n != place}
+    update = _without_zeros(update, others | {first + n for n in others})
     results = update.jaxpr.outvars
     kept: set[int] = set()
     while True:  # Until what is kept of the state goes on by itself.
@@ -65,25 +69,30 @@ def _one_leaf(
             break
         kept |= more
     own = sorted(kept)
-    start = _pruned(init, own)
-    step = _pruned(update, [place, *(count + n for n in own)])
+    start, inputs = _pruned(init, own)
+    step, asked = _pruned(update, [place, *(count + n for n in own)])
     with_loss = len(update.jaxpr.invars) > first + count
 
-    def filled(leaf: Array) -> list[Array]:
-        zeros = [jnp.zeros(x.shape, x.dtype) for x in others]
-        return [*zeros[:place], leaf, *zeros[place + 1 :]]
+    def filled(n: int, leaf: Array) -> Array:
+        return leaf if n == place else jnp.zeros(shapes[n].shape, shapes[n].dtype)
 
     def init_fn(params: Array) -> list[Array]:
-        return start(filled(params))
+        return start([filled(n, params) for n in inputs])
 
     def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         value = extra.get("value")
         if with_loss and value is None:
             raise ValueError("the update asks for the loss")
-        arguments = [*filled(updates), *[jnp.zeros(())] * arrays, *filled(params)]
-        for n, x in zip(own, state, strict=True):
-            arguments[count + n] = x
-        update, *after = step([*arguments, *[value] * with_loss])
+        known = dict(zip((count + n for n in own), state, strict=True)) | {first + count: value}
+        given = [
+            filled(n, updates)
+            if n < count
+            else filled(n - first, params)
+            if first <= n < first + count
+            else known[n]
+            for n in asked
+        ]
+        update, *after = step(given)
         return update, after
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -102,7 +111,7 @@ def measured_alone(tx: Any, params: PyTree, measured: list[Any], grid: Array) ->
         if found.coupling != "unknown" or found.kinds in alone or len(alone) >= _ALONE:
             continue
         with contextlib.suppress(Exception):
-            only = TracedOptimizer(one_leaf(tx, params, place, shapes[place].shape), shapes[place])
+            only = TracedOptimizer(one_leaf(tx, params, place), shapes[place])
             again = measure(only, grid)[0]
             if again.coupling != "unknown":
                 alone[found.kinds] = again.coupling, again.decay
@@ -114,6 +123,40 @@ def measured_alone(tx: Any, params: PyTree, measured: list[Any], grid: Array) ->
     ]
 
 
+# Zero where their first operand is.
+_OF_ZERO = {
+    "abs", "broadcast_in_dim", "convert_element_type", "copy", "integer_pow", "neg", "real",
+    "reduce_max", "reduce_sum", "reshape", "sign", "sqrt", "square", "squeeze", "transpose",
+}  # fmt: skip
+
+
+def _without_zeros(closed: Any, places: set[int]) -> Any:
+    """A jaxpr some of whose arguments are zero: sums do without what is zero for that reason."""
+    jaxpr = closed.jaxpr
+    zeros = {jaxpr.invars[n] for n in places}
+    same: dict[Any, Any] = {}  # A sum of which one term is left -> that term.
+    eqns = []
+    for eqn in jaxpr.eqns:
+        given = [a if isinstance(a, core.Literal) else same.get(a, a) for a in eqn.invars]
+        eqns.append(eqn.replace(invars=given))
+        zero = [_is_zero(a.val) if isinstance(a, core.Literal) else a in zeros for a in given]
+        name, results = eqn.primitive.name, eqn.outvars
+        if (name in _OF_ZERO and zero[0]) or (name == "mul" and any(zero)):
+            zeros.update(results)
+        elif name in ("add", "add_any", "sub") and any(zero):
+            left = [a for a, is_zero in zip(given, zero, strict=True) if not is_zero]
+            if not left:
+                zeros.update(results)
+            elif left[0].aval == results[0].aval and (zero[1] or name != "sub"):
+                same[results[0]] = left[0]
+    outvars = [v if isinstance(v, core.Literal) else same.get(v, v) for v in jaxpr.outvars]
+    return core.ClosedJaxpr(jaxpr.replace(eqns=eqns, outvars=outvars), closed.consts)
+
+
+def _is_zero(value: Any) -> bool:
+    return np.ndim(value) == 0 and np.asarray(value).dtype.kind == "f" and float(value) == 0.0
+
+
 def _needed(jaxpr: Any, wanted: list[Any]) -> set[Any]:
     """The variables from which those are computed."""
     needed = {v for v in wanted if not isinstance(v, core.Literal)}
@@ -123,13 +166,17 @@ def _needed(jaxpr: Any, wanted: list[Any]) -> set[Any]:
     return needed
 
 
-def _pruned(closed: Any, places: list[int]) -> Callable[[list[Array]], list[Array]]:
-    """A function of a jaxpr's arguments: some of its results, by what these need alone."""
+def _pruned(closed: Any, places: list[int]) -> tuple[Callable[[list[Array]], list[Array]], list]:
+    """Some of a jaxpr's results as a function of what they need alone; which arguments that is."""
     jaxpr = closed.jaxpr
     outvars = [jaxpr.outvars[n] for n in places]
     needed = _needed(jaxpr, outvars)
     eqns = [eqn for eqn in jaxpr.eqns if needed.intersection(eqn.outvars)]
+    asked = [n for n, v in enumerate(jaxpr.invars) if v in needed]
     program = jaxpr.replace(
-        eqns=eqns, outvars=outvars, debug_info=jaxpr.debug_info.with_unknown_names()
+        eqns=eqns,
+        invars=[jaxpr.invars[n] for n in asked],
+        outvars=outvars,
+        debug_info=jaxpr.debug_info.with_unknown_names(),
     )
-    return lambda arguments: jax.core.eval_jaxpr(program, closed.consts, *arguments)
+    return lambda given: jax.core.eval_jaxpr(program, closed.consts, *given), asked

@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,15 @@ from wdlab.instruments.diagnosis.variants import variants
 
 Array = Any
 _USUAL = {"momentum", "nesterov"}  # Arguments that are given as often as not.
-_TRIED = 2  # Fits whose numbers are looked for.
+_TRIED = 2  # Fits whose numbers are looked for,
+_SEARCHED = 2  # in each of the first waves.
 _CLOSE = 0.5  # Error of a fit that is worth it.
 _CAUTIOUS = 1e-2  # Error where a decay may act on some of the entries alone.
 _ALIKE = 1e-7  # Between errors of direction that are one.
 _ROUGH = 0.02  # Of learning rates that no scalar of the program is.
-# Where several are the same: the first of these systems.
+# Where several are the same: the first of these systems; the first few are tried before all others.
 _FIRST = ("torch", "optax", "keras", "fairseq", "keller_jordan", "transformers", "bert", "timm")
+_BEST_KNOWN = 3
 
 
 def recognized(tried: Tried, coupling: str) -> tuple[list[tuple[Fit, Rates]], Fit | None]:
@@ -47,12 +49,11 @@ def recognized(tried: Tried, coupling: str) -> tuple[list[tuple[Fit, Rates]], Fi
     found: list[tuple[Fit, Rates]] = []
     for wave, keys in enumerate(_waves(tried, coupling)):
         new = [fit for key in keys if (fit := _guessed(tried, key, l2)) is not None]
-        fits = sorted(
-            [*fits, *_searched(tried, new, 0 if wave else _TRIED)], key=lambda fit: fit.error
-        )
+        most = _TRIED if wave < _SEARCHED else 0
+        fits = sorted([*fits, *_searched(tried, new, most)], key=lambda fit: fit.error)
         near = [fit for fit in fits if fit.error < _CAUTIOUS]
         found = [pair for fit in near if (pair := _told(tried, fit)) is not None]
-        if any(rates.rank == 0 for _, rates in found):
+        if any(_order(tried, *pair)[:2] == (0, False) for pair in found):
             break
     found = [pair for pair in found if pair[1].rank < 2]
     found = sorted(found, key=lambda pair: _order(tried, *pair))
@@ -66,16 +67,29 @@ def recognized(tried: Tried, coupling: str) -> tuple[list[tuple[Fit, Rates]], Fi
 
 
 def _waves(tried: Tried, coupling: str) -> Iterator[list[tuple[str, tuple]]]:
-    """Conventions by what their state holds: the same arrays, with switches turned; then fewer."""
-    own = Counter(tried.arrays)
-    plain = {key: signature(key[0], tried.shape, key[1]) for key in _keys(False)}
-    likely = [key for key in _keys(True) if _may_decay_so(key, coupling)]
-    same = [key for key, arrays in plain.items() if arrays == tried.arrays]
-    yield [key for key in same if _may_decay_so(key, coupling)]
-    yield [key for key in likely if signature(key[0], tried.shape, key[1]) == tried.arrays]
-    yield [key for key in same if not _may_decay_so(key, coupling)]
-    fewer = [k for k, x in plain.items() if x is not None and x != tried.arrays]
-    yield [key for key in fewer if not Counter(plain[key]) - own]
+    """Conventions whose state holds the same arrays, the best known first; then those of fewer.
+
+    None is traced before its wave.
+    """
+
+    def alike(keys: Iterable[tuple[str, tuple]]) -> list[tuple[str, tuple]]:
+        return [k for k in keys if signature(k[0], tried.wide_shape, k[1]) == tried.arrays]
+
+    plain, known = _keys(False), [key for key in _keys(False) if _is_known(key)]
+    yield alike(key for key in known if _may_decay_so(key, coupling))
+    yield alike(k for k in plain if not _is_known(k) and _may_decay_so(k, coupling))
+    yield alike(key for key in _keys(True) if _may_decay_so(key, coupling))
+    yield alike(key for key in plain if not _may_decay_so(key, coupling))
+    own, fewer = Counter(tried.arrays), []
+    for key in known:
+        arrays = signature(key[0], tried.wide_shape, key[1])
+        if arrays is not None and arrays != tried.arrays and not Counter(arrays) - own:
+            fewer.append(key)
+    yield fewer
+
+
+def _is_known(key: tuple[str, tuple]) -> bool:
+    return key[0].split(".")[0] in _FIRST[:_BEST_KNOWN]
 
 
 @functools.cache

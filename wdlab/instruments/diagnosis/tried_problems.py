@@ -20,6 +20,7 @@ Array = Any
 # Sizes of the gradients, one for each update; the tiny ones show where an epsilon stands.
 _SIZES = ((1.0, 0.3, 2.0, 30.0, 0.001), (1e-6, 3e-7, 2e-6))
 _FIRST = 4  # Entries of the smallest axis.
+_LONG, _MOST_ENTRIES = 128, 20_000
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,12 @@ class Tried:
 
     tx: Any  # Of the leaf alone, in a small shape.
     shape: tuple[int, ...]
+    wide_tx: Any  # The same in a shape that is factored where the leaf's own is.
+    wide_shape: tuple[int, ...]
+    wide: Traced
     problems: tuple[Problem, ...]
-    arrays: tuple[tuple[int, ...], ...]  # Shapes in its state, those of one entry left out.
+    # Shapes in the state there, those of few entries and accumulated gradients left out.
+    arrays: tuple[tuple[int, ...], ...]
     numbers: tuple[float, ...]  # The sizes of all constants of the program, each once.
     scalars: tuple[Any, ...]  # Variables of the program that depend on the step alone.
     sequences: Array  # Their values in the first problem: (scalars, updates).
@@ -82,6 +87,17 @@ def small_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(small.get(n, n) for n in shape)
 
 
+def wide_shape_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape whose axes are long or short as before: those from 128 on are factored by some.
+
+    >>> wide_shape_of((50257, 768)), wide_shape_of((10, 300)), wide_shape_of((3, 3, 512, 512))
+    ((129, 128), (10, 128), (4, 4, 5, 5))
+    """
+    order = sorted({n for n in shape if n > _LONG})
+    wide = tuple(_LONG + order.index(n) if n > _LONG else n for n in shape)
+    return wide if math.prod(wide) <= _MOST_ENTRIES else small_shape(shape)
+
+
 def try_leaf(tx: Any, params: Any, place: int, calls: int) -> Tried:
     """Runs the optimizer of one leaf on the problems.
 
@@ -96,8 +112,11 @@ def try_leaf(tx: Any, params: Any, place: int, calls: int) -> Tried:
     >>> bool(np.allclose(found.problems[0].updates, -0.5 * found.problems[0].gradients))
     True
     """
-    shape = small_shape(jax.tree.leaves(params)[place].shape)
-    alone = one_leaf(tx, params, place, shape)
+    leaf = jax.tree.leaves(params)[place]
+    shape, wide_shape = small_shape(leaf.shape), wide_shape_of(leaf.shape)
+    wide_tx = one_leaf(tx, params, place, wide_shape_of)
+    wide = traced(wide_tx, jax.ShapeDtypeStruct(wide_shape, np.float32))
+    alone = one_leaf(tx, params, place, small_shape)
     program = traced(alone, jax.ShapeDtypeStruct(shape, np.float32))
     of_step = _of_the_step(program)
     problems, scalars = [], []
@@ -106,18 +125,17 @@ def try_leaf(tx: Any, params: Any, place: int, calls: int) -> Tried:
         problem, values = _run(program, of_step, random, sizes, calls)
         problems.append(problem)
         scalars.append(values)
-    arrays = list(arrays_of(program.state))
-    if calls > 1 and shape in arrays:
-        arrays.remove(shape)  # Where gradients are accumulated.
+    arrays = list(arrays_of(wide.state))
+    if calls > 1 and wide_shape in arrays:
+        arrays.remove(wide_shape)  # Where gradients are accumulated.
     numbers = _numbers(program)
     told = tuple(of_step), np.transpose(scalars[0])
     clip = _clip(program, numbers, calls)
     weights = problems[0].weights[0]
     begun = evaluate(program.init, [weights])
     copies = any(x.shape == shape and np.array_equal(x, weights) for x in begun)
-    return Tried(
-        alone, shape, tuple(problems), tuple(arrays), numbers, *told, program, clip, copies
-    )
+    own = alone, shape, wide_tx, wide_shape, wide
+    return Tried(*own, tuple(problems), tuple(arrays), numbers, *told, program, clip, copies)
 
 
 def _clip(program: Traced, numbers: tuple[float, ...], calls: int) -> float | None:

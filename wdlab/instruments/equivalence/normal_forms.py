@@ -18,6 +18,7 @@ ZERO: Form = {}
 _ONE: Monomial = ()
 _MOST_TERMS = 24  # Of a product that is multiplied out.
 DIGITS = 7  # Of a constant: those of float32.
+_ROUNDING = 1e-7  # Of a float32 constant, relative.
 _CANCELLED = 1e-12  # Of a sum, relative to its parts: rounding.
 
 
@@ -44,6 +45,8 @@ class Algebra:
     def __init__(self) -> None:
         self.atoms: list[Atom] = []
         self._numbers: dict[Hashable, int] = {}
+        self._texts: dict[float, str] = {}  # Of coefficients; and all of these.
+        self._known: set[str] = set()
 
     def atom(self, key: Hashable, *, scalar: bool, **known: Any) -> Form:
         """The form of one atom; ``known`` are the other fields of :class:`Atom`."""
@@ -65,7 +68,15 @@ class Algebra:
 
     def key(self, form: Form) -> Hashable:
         """Equal for equal forms."""
-        return tuple(sorted(((m, f"{c:.{DIGITS}g}") for m, c in form.items()), key=repr))
+        return tuple(sorted(((m, self._text(c)) for m, c in form.items()), key=repr))
+
+    def _text(self, c: float) -> str:
+        """The digits of a number; those of an earlier one where they are a rounding apart."""
+        if c not in self._texts:
+            near = [f"{x:.{DIGITS}g}" for x in (c, c * (1 - _ROUNDING), c * (1 + _ROUNDING))]
+            self._texts[c] = next((text for text in near if text in self._known), near[0])
+            self._known.add(self._texts[c])
+        return self._texts[c]
 
     def add(self, *forms: Form) -> Form:
         """The sum; terms that cancel are gone."""

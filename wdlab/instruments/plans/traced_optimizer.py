@@ -183,7 +183,7 @@ class TracedOptimizer:
             updates, state = self._call(state, 1.0, _GRADIENT, self.updates)
             history.append(self._numbers(state, "i"))
             moved += [call] if any(np.any(u) for u in updates) else []
-            if call == 3 and (moved == [0, 1, 2, 3] or self._only_counts(history)):
+            if call == 3 and (moved[-3:] == [1, 2, 3] or self._only_counts(history)):
                 return 1
             if len(moved) > 2 and call > 3 and np.ptp(np.diff(moved[-3:])) == 0:
                 return moved[-1] - moved[-2]
