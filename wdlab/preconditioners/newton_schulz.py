@@ -1,5 +1,6 @@
 """The Newton-Schulz iteration: a matrix's singular values are brought to 1 by products alone."""
 
+import functools
 from typing import Any, Literal, get_args
 
 import jax
@@ -172,6 +173,8 @@ def _step(z: jax.Array, gram: jax.Array, triple: Triple, left: bool, layout: Lay
     return (a * z.astype(product.dtype) + weight * product).astype(z.dtype)
 
 
+# Traced once for each shape, not for each matrix of a model.
+@functools.partial(jax.jit, static_argnames=("axes", "spec"), inline=True)
 def _product(axes: str, one: jax.Array, other: jax.Array, spec: Any) -> jax.Array:
     """A product of 16-bit operands is kept in float32; of wider ones it has all their digits.
 
