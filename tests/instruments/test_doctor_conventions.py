@@ -162,6 +162,11 @@ NEAR = {
         "SGD",
         "size of the step: in proportion to no learning rate",
     ),
+    "a clip that no tried step reaches": (
+        optax.chain(optax.adamw(LR), optax.clip_by_global_norm(1e3)),
+        "torch.AdamW",
+        "a branch that no tried step takes",
+    ),
     "RAdam, its epsilon elsewhere": (optax.radam(1e-3), "torch.RAdam", "tiny gradients"),
 }
 

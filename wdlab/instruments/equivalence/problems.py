@@ -24,6 +24,7 @@ STEPS = 8  # Of each problem, where gradients are not accumulated over more.
 _MOST_ENTRIES = 20_000  # Of parameters that are run in their own shapes.
 # What two roundings of float32 constants can make of an update, and of a sum that cancels.
 _RELATIVE, _ABSOLUTE = 3e-6, 1e-7
+_LEFT = 1e-15  # Of a weight that goes and comes back in float64.
 _LOSSES = (1.0, 0.8, 0.7, 0.7, 0.7, 0.9, 0.6, 0.5)
 
 
@@ -188,9 +189,8 @@ def _differing(
         scale = np.maximum(np.abs(a), np.abs(b))
         with np.errstate(invalid="ignore"):
             gap = np.abs(a - b)
-        same = (
-            gap <= _RELATIVE * scale + _ABSOLUTE * np.max(np.nan_to_num(scale), initial=0.0)
-        ) | ((a == b) | (np.isnan(a) & np.isnan(b)))
+        close = _RELATIVE * scale + _ABSOLUTE * np.max(np.nan_to_num(scale), initial=0.0)
+        same = (gap <= close + _LEFT * np.abs(w)) | ((a == b) | (np.isnan(a) & np.isnan(b)))
         if same.all():
             continue
         share = np.where(same, -1.0, np.nan_to_num(gap / np.where(scale > 0, scale, 1.0), nan=1.0))
