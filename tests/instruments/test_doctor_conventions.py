@@ -40,6 +40,12 @@ EQUAL = {
              "betas=(0.9, 0.95), weight_decay=0.1"),
     "behind a clip": (optax.chain(optax.clip_by_global_norm(0.7), optax.adamw(LR, b2=0.95)),
                       "kernel", ADAMW, "behind a clip to 0.7"),
+    "a step that is not finite is left out": (
+        wdlab.skip_nonfinite(wdlab.optimizers.adamw(LR, coupling="lr", **DECAYS)), "kernel", ADAMW,
+        "weight_decay=0.1"),
+    "more than 1 times its learning rate": (
+        wdlab.optimizers.adamw(LR, coupling="schedule", **DECAYS), "kernel", ADAMW,
+        "weight_decay="),
     "injected": (optax.inject_hyperparams(optax.adamw)(LR, b2=0.95, weight_decay=0.2), "kernel",
                  ADAMW, "betas=(0.9, 0.95), weight_decay=0.2"),
     "ours, injected": (wdlab.inject_hyperparams(wdlab.optimizers.adamw)(1e-3, coupling="lr",

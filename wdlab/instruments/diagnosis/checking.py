@@ -59,7 +59,7 @@ def checked(
     own, shape = tried.tx, tried.shape
     if len(arrays_of(tried.program.state)) != len(arrays_of(tried.wide.state)):  # It is factored.
         own, shape = tried.wide_tx, tried.wide_shape
-    answer, theirs = None, convention_of(fit, abs(rates.factor), peak)
+    answer, theirs = None, convention_of(fit, peak, peak)
     for scalar in () if rates.places is None else rates.places[:_MOST_SCALARS] or (None,):
         rate = rates.factor if scalar is None else tried.schedule(scalar, rates.factor)
         theirs = convention_of(fit, rate, peak)

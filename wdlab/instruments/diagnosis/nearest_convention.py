@@ -111,9 +111,9 @@ def _recognized(run: Examination, leaf: LeafFacts, tried: Tried, calls: int) -> 
     found, near = recognized(tried, leaf.coupling)
     unlike: Match | None = None
     for fit, rates in found[:_CHECKED]:
-        values = _over_the_run(tried, fit, rates, leaf)
-        peak = float(np.nanmax(values, initial=0.0)) or 1.0
         try:
+            values = _over_the_run(tried, fit, rates, leaf)
+            peak = float(np.nanmax(values, initial=0.0)) or 1.0
             answer, untried = checked(tried, fit, rates, peak, calls)
         except ValueError:  # Numbers that the convention refuses: a decay of 100.
             continue
@@ -171,7 +171,8 @@ def _over_the_run(tried: Tried, fit: Fit, rates: Rates, leaf: LeafFacts) -> Arra
         return np.full(len(leaf.steps), abs(rates.factor))
     if rates.places:
         return np.abs(tried.values(rates.places[0], leaf.steps) * rates.factor)
-    theirs = TracedOptimizer(convention_of(fit, 1.0, 1.0), _shape(leaf))
+    small = 1e-3  # A decay may be large that torch multiplies by the learning rate.
+    theirs = TracedOptimizer(convention_of(fit, small, small), _shape(leaf))
     with np.errstate(all="ignore"):
         found = np.abs(leaf.response / shares(theirs, [0], leaf.steps)[0][2])
     first = int(np.flatnonzero(rates.values)[-1])

@@ -219,14 +219,19 @@ def with_results(closed: Any, variables: list[Any], *, keep: bool = True) -> Any
 
 
 def _of_the_step(program: Traced) -> list[Any]:
-    """Scalars of the program that depend on no gradient, weight, loss or array of the state."""
+    """Scalars of the program that depend on no gradient, weight, loss or array of the state.
+
+    But on whether these are finite: those tried are.
+    """
     jaxpr, count = program.update.jaxpr, len(program.state)
     states = [n for n in range(count) if program.state[n].shape == ()]
     while True:  # Until those left go on to values of those left alone.
         known = {*jaxpr.constvars, *(jaxpr.invars[1 + n] for n in states)}
         found = [jaxpr.invars[1 + n] for n in states]
         for eqn in jaxpr.eqns:
-            if all(isinstance(a, core.Literal) or a in known for a in eqn.invars):
+            if _tells_finite(eqn) or all(
+                isinstance(a, core.Literal) or a in known for a in eqn.invars
+            ):
                 known.update(eqn.outvars)
                 found += [v for v in eqn.outvars if v.aval.shape == ()]
         after = [jaxpr.outvars[1 + n] for n in states]
@@ -235,6 +240,12 @@ def _of_the_step(program: Traced) -> list[Any]:
         if left == states:
             return [v for v in found if v.aval.dtype.kind == "f"]
         states = left
+
+
+def _tells_finite(eqn: Any) -> bool:
+    """Whether an operation has one result for all finite numbers: ``isfinite(x)``, ``x - x``."""
+    name, given = eqn.primitive.name, eqn.invars
+    return name == "is_finite" or (name == "sub" and given[0] is given[1])
 
 
 def _numbers(program: Traced) -> tuple[float, ...]:
