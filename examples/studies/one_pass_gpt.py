@@ -47,7 +47,7 @@ from wdlab import instruments
 from . import digits
 from .dose import Dose
 from .dose import dose as dose_of
-from .one_pass_mlp import CASES, agreeing
+from .one_pass_mlp import CASES, agreeing, of
 from .paired import difference
 from .rows import Point, Row
 from .study import Size, Study, Summary, main
@@ -175,12 +175,6 @@ def optimizer(rate: Any, decay: Any) -> optax.GradientTransformation:
             rate, weight_decay=decay, coupling="lr", b2=0.95, rules=wdlab.rules.KERNELS_ONLY
         ),
     )
-
-
-def of(rows: list[Row], name: str, column: str, lr: float, exponent: float) -> np.ndarray:
-    """Values over the seeds; none where this was not measured."""
-    wanted = {"schedule": name, "lr": lr, "exponent": exponent}
-    return np.array([r[column] for r in rows if wanted.items() <= r.items()], float)
 
 
 def draw(rows: list[Row]) -> Figure:

@@ -139,7 +139,7 @@ def train(teacher, params, tx, key: jax.Array, steps: int) -> digits.Params:
 
 
 def of(rows: list[Row], name: str, column: str, lr: float, exponent: float) -> np.ndarray:
-    """Values over the seeds."""
+    """Values over the seeds; none where this was not measured."""
     wanted = {"schedule": name, "lr": lr, "exponent": exponent}
     return np.array([r[column] for r in rows if wanted.items() <= r.items()], float)
 

@@ -22,7 +22,7 @@ def variants(name: str) -> list[dict[str, Any]]:
     return [*found, *pairs]
 
 
-# What an argument may be beside its default, where that is no number or means none.
+# What an argument may be beside its default, where that is not a number or means none.
 _ALTERNATIVES: dict[str, tuple[Any, ...]] = {
     "momentum": (0.9,), "beta1": (0.9,), "consistent_rms": (0.2,), "beta2": (),
     "adjust_lr_fn": ("match_rms_adamw",), "adjust_lr": ("rms_norm",),
