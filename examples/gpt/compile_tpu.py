@@ -22,6 +22,7 @@ from rich.console import Console
 from examples.runs.errors import UserError, fail
 from examples.runs.hlo import collectives
 from examples.runs.mesh import Layout, make_mesh
+from examples.runs.program import Program
 from examples.runs.roofline import CHIPS, GIB, Chip, Roofline, roofline
 from wdlab.training import opt_state_shardings
 
@@ -144,14 +145,14 @@ def report(compiled: Any, chip: Chip) -> list[str]:
     return lines
 
 
-def text_of(compiled: Any) -> str:
-    """The compiled program as text.
+def program_of(compiled: Any) -> Program:
+    """The compiled program, read from its text.
 
     Raises:
       UserError: If this jaxlib cannot read what another version's libtpu made.
     """
     try:
-        return compiled.as_text()
+        return Program(compiled.as_text())
     except jax.errors.JaxRuntimeError as error:
         raise UserError(
             f"this jaxlib cannot read the program that libtpu made: {str(error).splitlines()[0]}. "
@@ -209,11 +210,11 @@ def run(topology: str, name: str, flags: Sequence[str]) -> int:
     print(f"compiled in {time.monotonic() - started:.0f} s")
     chip = CHIPS[topology.split(":")[0]]
     print("\n".join(report(compiled, chip)))
-    text = text_of(compiled)
+    program = program_of(compiled)
     print("sent to other chips by a chip and a step:")
-    for kind, (count, size) in collectives(text).items():
+    for kind, (count, size) in collectives(program).items():
         print(f"  {kind}: {count:,} x, {size / GIB:.3f} GiB")
-    found = roofline(text, chip, PARTS)
+    found = roofline(program, chip, PARTS)
     Console(width=max(100, Console().width)).print(found.table())  # Whole columns, in a file too.
     print("\n".join(bounds(found, config, len(devices))))
     return 0

@@ -8,11 +8,11 @@ from .program import Instruction, Program
 from .traffic import channel, is_collective
 
 
-def collectives(text: str) -> dict[str, tuple[int, float]]:
+def collectives(program: Program) -> dict[str, tuple[int, float]]:
     """What each device sends while an XLA program runs once.
 
     Args:
-      text: Of the compiled program, ``compiled.as_text()``.
+      program: The compiled one.
 
     Returns:
       Kind -> (how many of them run, bytes that one device sends), those in loops counted as often
@@ -21,12 +21,11 @@ def collectives(text: str) -> dict[str, tuple[int, float]]:
       a permutation: the ring algorithms.
 
     Example:
-      >>> collectives('''ENTRY %main (p: f32[4]) -> f32[16] {
+      >>> collectives(Program('''ENTRY %main (p: f32[4]) -> f32[16] {
       ...   ROOT %g = f32[16]{0} all-gather(%p), channel_id=1, replica_groups={{0,1,2,3}}
-      ... }''')
+      ... }'''))
       {'all-gather': (1, 48.0)}
     """
-    program = Program(text)
     found: dict[tuple[str, str], tuple[int, float]] = {}
     for instruction, computation, n in program.running():
         for inner, _ in [(instruction, computation), *program.fused(instruction)]:

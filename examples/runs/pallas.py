@@ -8,7 +8,7 @@ from typing import Any
 from jaxlib.mlir import ir
 from jaxlib.mosaic.python import tpu
 
-from .program import Instruction
+from .program import Instruction, not_known
 
 
 def kernel_flops(call: Instruction) -> float:
@@ -41,7 +41,8 @@ def _flops(operation: Any) -> float:
         return total * max(0, -(-(stop - start) // step))
     if operation.name.endswith("tpu.matmul"):
         contracted = re.match(r".*?<\[([\d, ]*)\]", str(operation.attributes["dimension_numbers"]))
-        assert contracted is not None  # The left side's come first.
+        if contracted is None:  # The left side's come first.
+            raise not_known(str(operation.attributes["dimension_numbers"]))
         left, result = _shape(operation.operands[0]), _shape(operation.results[0])
         axes = [int(axis) for axis in contracted[1].split(",")]
         return 2.0 * math.prod(result) * math.prod(left[axis] for axis in axes)

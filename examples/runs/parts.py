@@ -12,10 +12,10 @@ import math
 import re
 from collections.abc import Callable, Mapping
 
-from .hlo import sent_bytes
+from .hlo import collectives
 from .pallas import kernel_flops
-from .program import Computation, Instruction, Program
-from .traffic import channel, hbm_traffic, is_collective
+from .program import Computation, Instruction, Program, not_known
+from .traffic import hbm_traffic, is_collective
 
 SENT, OTHER = "collectives", "other"
 
@@ -95,7 +95,8 @@ def costs(program: Program, parts: Parts) -> dict[str, Cost]:
         sends = is_collective(moved.instruction)
         part = SENT if sends else parts.of(moved.instruction, moved.computation)
         found[part].hbm += moved.bytes
-    seen: set[str] = set()
+    for _, size in collectives(program).values():
+        found[SENT].links += size
     for instruction, computation, times in program.running():
         for inner, where in [(instruction, computation), *program.fused(instruction)]:
             if inner.opcode in ("convolution", "dot"):
@@ -104,9 +105,6 @@ def costs(program: Program, parts: Parts) -> dict[str, Cost]:
                 found[part].flops += times * product_flops(inner, where)
             elif inner.target == "tpu_custom_call":
                 found[parts.of(inner, where)].flops += times * kernel_flops(inner)
-            elif is_collective(inner) and channel(inner) not in seen:
-                seen.add(channel(inner))
-                found[SENT].links += times * sent_bytes(inner)
     return dict(found)
 
 
@@ -123,7 +121,8 @@ def product_flops(instruction: Instruction, computation: Computation) -> float:
         contracted = [int(axis) for axis in axes[1].split(",") if axis] if axes else []
         return 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted)
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
-    assert labels is not None  # XLA prints them for every convolution.
+    if labels is None:
+        raise not_known(instruction.rest)
     kernel, result = labels[2], labels[3]
     total = 2.0 * right[kernel.index("i")] * out[result.index("b")] * out[result.index("f")]
     for axis in range(len(kernel) - 2):

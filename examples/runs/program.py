@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from .errors import UserError
+
 _HEAD = re.compile(r"^(ENTRY )?%([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%([\w.-]+) = (.*)", re.DOTALL)
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+?(\d+)[a-z0-9]*)\[([\d,]*)\](?:\{([^{}]*)\})?")
@@ -187,7 +189,8 @@ def _blocks(text: str) -> Iterator[tuple[bool, str, list[str]]]:
 
 def _instruction(line: str) -> Instruction:
     found = _INSTRUCTION.match(re.sub(r"/\*index=\d+\*/", "", line))
-    assert found is not None  # _blocks has matched it.
+    if found is None:
+        raise not_known(line)
     _, name, text = found.groups()
     end = _closing(text, 0) + 1 if text[0] == "(" else text.index(" ")
     opening = text.index("(", end)
@@ -196,6 +199,14 @@ def _instruction(line: str) -> Instruction:
     operands = tuple(_NAMES.findall(inside))
     return Instruction(
         name, text[:end], text[end:opening].strip(), operands, inside, text[closing + 1 :]
+    )
+
+
+def not_known(text: str) -> UserError:
+    """What to say of a text that these modules cannot read: another XLA writes another one."""
+    return UserError(
+        f"the compiled program has a text that is not known here, {text.strip()[:80]!r}: install "
+        'the libtpu that belongs to this jaxlib: pip install "jax[tpu]"'
     )
 
 

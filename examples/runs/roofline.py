@@ -103,9 +103,8 @@ class Roofline:
         ]  # fmt: skip
 
 
-def roofline(text: str, chip: Chip, scopes: Mapping[str, str]) -> Roofline:
-    """Of a compiled program's text; ``scopes`` as in :class:`Parts`."""
-    program = Program(text)
+def roofline(program: Program, chip: Chip, scopes: Mapping[str, str]) -> Roofline:
+    """Of a compiled program; ``scopes`` as in :class:`Parts`."""
     parts = Parts(program, scopes)
     found = collections.defaultdict(Cost, costs(program, parts))
     for instruction, computation, size in largest_temporaries(program):

@@ -23,6 +23,7 @@ from examples.resnet import flags as resnet_flags
 from examples.runs import hlo, launch, processes
 from examples.runs.errors import UserError
 from examples.runs.mesh import Layout, along_batch, make_mesh
+from examples.runs.program import Program
 from examples.runs.records import read
 from examples.runs.run_dir import settings_of
 from wdlab.training import Checkpoints
@@ -231,7 +232,7 @@ ENTRY %main (p: f32[4]) -> f32[16] {
 
 
 def test_collectives_in_loops_count_as_often_as_they_run():
-    assert hlo.collectives(PROGRAM) == {
+    assert hlo.collectives(Program(PROGRAM)) == {
         "all-gather": (1, 3 / 4 * 16 * 2),
         "all-reduce": (12, 12 * 2 * 3 / 4 * 8 * 4),
         "collective-permute": (12, 12 * 4 * 4),

@@ -16,6 +16,7 @@ from examples.resnet.flags import parse
 from examples.resnet.trainer import Trainer
 from examples.runs import hlo, processes
 from examples.runs.errors import UserError
+from examples.runs.program import Program
 from examples.runs.records import read
 from examples.runs.run_dir import settings_of
 from tests.examples.resnet import small_images
@@ -114,7 +115,7 @@ def test_only_weights_are_gathered(images):
             trainer.state, trainer.train_images, trainer.epochs.order(0), jax.random.key(0),
             (0.1, 0.1), 0, 1,
         ).compile()  # fmt: skip
-    sent = hlo.collectives(program.as_text())
+    sent = hlo.collectives(Program(program.as_text()))
     split = [p for p in jax.tree.leaves(trainer.state.params) if not p.is_fully_replicated]
     assert set(sent) == {"all-gather", "all-reduce"}
     assert sent["all-gather"] == (len(split), sum(p.nbytes for p in split) / 2)
