@@ -7,9 +7,8 @@ import jax
 import numpy as np
 import optax
 
-from wdlab.conventions import get
-from wdlab.instruments.diagnosis.candidates import CLIP, NO_CLIP, arrays_of, build_convention
-from wdlab.instruments.diagnosis.fits import Fit
+from wdlab.instruments.diagnosis.candidates import arrays_of
+from wdlab.instruments.diagnosis.fit import Fit
 from wdlab.instruments.diagnosis.tried_problems import Tried
 from wdlab.instruments.diagnosis.untried_branches import untried_branches
 from wdlab.instruments.equivalence import Equivalence, equivalent
@@ -59,10 +58,10 @@ def checked(
     own, shape = tried.tx, tried.shape
     if len(arrays_of(tried.program.state)) != len(arrays_of(tried.wide.state)):  # It is factored.
         own, shape = tried.wide_tx, tried.wide_shape
-    answer, theirs = None, convention_of(fit, peak, peak)
+    answer, theirs = None, fit.transformation(peak, peak)
     for scalar in () if rates.places is None else rates.places[:_MOST_SCALARS] or (None,):
         rate = rates.factor if scalar is None else tried.schedule(scalar, rates.factor)
-        theirs = convention_of(fit, rate, peak)
+        theirs = fit.transformation(rate, peak)
         if calls > 1:
             theirs = optax.MultiSteps(theirs, calls).gradient_transformation()
         answer = equivalent(own, theirs, jax.ShapeDtypeStruct(shape, np.float32))
@@ -74,59 +73,3 @@ def checked(
 
 # Of ``equivalent``: what gradients make of weights that no run goes on with.
 NOT_FINITE = "gradients that are not finite"
-
-
-def convention_of(fit: Fit, rate: Any, peak: float) -> optax.GradientTransformation:
-    """The fit as a transformation at this learning rate.
-
-    >>> import jax, optax
-    >>> from wdlab.instruments.diagnosis.candidates import program
-    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
-    >>> shape = jax.ShapeDtypeStruct((5,), "float32")
-    >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
-    >>> from wdlab.instruments.diagnosis.fits import first_guess
-    >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)
-    >>> convention_of(fit, 0.5, 0.5).init(tried.problems[0].weights[0]) is None
-    False
-    """
-    return build_convention(
-        fit.program.name, rate, with_peak(fit, peak), clip_of(fit) or NO_CLIP, peak
-    )
-
-
-def clip_of(fit: Fit) -> float | None:
-    """The norm to which gradients are clipped before; None where they are not.
-
-    >>> import jax, optax
-    >>> from wdlab.instruments.diagnosis.candidates import program
-    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
-    >>> shape = jax.ShapeDtypeStruct((5,), "float32")
-    >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
-    >>> from wdlab.instruments.diagnosis.fits import first_guess
-    >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)
-    >>> clip_of(fit) is None
-    True
-    """
-    slots = [slot.argument for slot in fit.program.slots]
-    value = fit.values[slots.index(CLIP)]
-    return None if value >= NO_CLIP else value
-
-
-def with_peak(fit: Fit, peak: float) -> dict[str, Any]:
-    """The arguments where the learning rate's peak is this one; the fit has them for 1.
-
-    >>> import jax, optax
-    >>> from wdlab.instruments.diagnosis.candidates import program
-    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
-    >>> shape = jax.ShapeDtypeStruct((5,), "float32")
-    >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
-    >>> from wdlab.instruments.diagnosis.fits import first_guess
-    >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)
-    >>> with_peak(fit, 0.5)
-    {}
-    """
-    known, told = get(fit.program.name), fit.arguments
-    coupling = fit.coupling
-    if known.decay_argument in told and coupling in ("schedule", "lr2_over_peak"):
-        told[known.decay_argument] = float(f"{told[known.decay_argument] * peak:.6g}")
-    return told

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from wdlab.conventions import get
-from wdlab.instruments.diagnosis.fits import Fit, answers_of
+from wdlab.instruments.diagnosis.fit import Fit
+from wdlab.instruments.diagnosis.fits import answers_of
 from wdlab.instruments.diagnosis.tried_problems import Problem, Tried
 
 Array = Any
@@ -38,7 +39,7 @@ def with_decay(tried: Tried, fit: Fit, rates: Array) -> Fit | None:
         return None
     if shares.any() and places and len(some):
         at = some[-1]
-        taken = shares[at] / (1 - shares[at]) if is_after(fit) else shares[at]
+        taken = shares[at] / (1 - shares[at]) if fit.is_after else shares[at]
         options = [x / rates[at] ** power for power in (1, 0, 2) for x in {taken, shares[at]}]
         options += [] if fit.exact else [x for x in tried.numbers if x <= 10]
     if not fit.decoupled and places:
@@ -76,23 +77,6 @@ def plainest(tried: Tried, fit: Fit) -> Fit:
             if np.array_equal(one, two):
                 fit = replace(fit, values=values)
     return fit
-
-
-def is_after(fit: Fit) -> bool:
-    """Whether the decay takes of the weights that the step has moved, and so of the step too.
-
-    >>> import jax, optax
-    >>> from wdlab.instruments.diagnosis.candidates import program
-    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
-    >>> shape = jax.ShapeDtypeStruct((5,), "float32")
-    >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
-    >>> from wdlab.instruments.diagnosis.fits import first_guess
-    >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)
-    >>> is_after(fit)
-    False
-    """
-    known = get(fit.program.name)
-    return known.order == "after" or fit.coupling == "proximal"
 
 
 def _same(problem: Problem, answers: Array, shares: Array, tolerance: float) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from wdlab.conventions import get
-from wdlab.instruments.diagnosis.fits import EXACT, Fit
+from wdlab.instruments.diagnosis.fit import EXACT, Fit
 from wdlab.instruments.diagnosis.tried_problems import Tried
 
 Array = Any

@@ -1,61 +1,20 @@
 """How well a convention explains the steps of a leaf, and with which numbers."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from wdlab.conventions import get
 from wdlab.instruments.diagnosis.candidates import CLIP, NO_CLIP, Program, Slot, program
+from wdlab.instruments.diagnosis.fit import Fit
 from wdlab.instruments.diagnosis.tried_problems import Problem, Tried
 
 Array = Any
-EXACT = 2e-7
-# Decay terms that are a share of the weights, whatever the gradients: seen beside the step.
-DECOUPLED = {"lr", "schedule", "constant", "lr2", "lr2_over_peak", "proximal", "none"}
 _MOST_ROUNDS = 3
 _FAR = 0.5
 _BETTER = 0.9  # Of an error: less is noise.
 _MOST_COUNT = 20  # Of what is counted: iterations, a frequency.
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A convention with numbers, against a leaf's steps."""
-
-    program: Program
-    values: tuple[float, ...]
-    error: float  # Mean of the relative errors of the updates, in [0, 1].
-    rates: Array  # The learning rates of the first problem's updates.
-    shares: Array  # What is taken of the weights beside the convention's own.
-    errors: Array  # Of each update, problem after problem.
-
-    @property
-    def direction(self) -> float:
-        """The error of the updates where learning rate and decay may be any."""
-        return float(np.mean(self.errors))
-
-    @property
-    def exact(self) -> bool:
-        """Whether the steps are the same."""
-        return self.error < EXACT
-
-    @property
-    def decoupled(self) -> bool:
-        """Whether the convention's decay shows in ``shares``."""
-        return self.coupling in DECOUPLED
-
-    @property
-    def coupling(self) -> str:
-        """What multiplies the decay."""
-        known = get(self.program.name)
-        return known.coupling_for({**known.defaults, **self.arguments})
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Of the original, where they are not its defaults."""
-        return self.program.arguments(self.values)
 
 
 def fitted(tried: Tried, found: Program, values: Sequence[float], rates: Any = None) -> Fit:

@@ -8,17 +8,10 @@ import jax
 import numpy as np
 
 from wdlab.conventions import get
-from wdlab.instruments.diagnosis.checking import (
-    NOT_FINITE,
-    Rates,
-    checked,
-    clip_of,
-    convention_of,
-    with_peak,
-)
+from wdlab.instruments.diagnosis.checking import NOT_FINITE, Rates, checked
 from wdlab.instruments.diagnosis.differing_terms import differing_term
 from wdlab.instruments.diagnosis.examination import Examination, LeafFacts
-from wdlab.instruments.diagnosis.fits import Fit
+from wdlab.instruments.diagnosis.fit import Fit
 from wdlab.instruments.diagnosis.recognition import recognized
 from wdlab.instruments.diagnosis.tried_problems import Tried, try_leaf
 from wdlab.instruments.equivalence import Equivalence
@@ -154,11 +147,11 @@ def _match(
     at = np.searchsorted(leaf.steps, run.busiest_step(leaf))
     return Match(
         name=fit.program.name,
-        arguments=with_peak(fit, peak),
+        arguments=fit.arguments_at(peak),
         how=how,
         same=tuple(name for name in same if name != fit.program.name),
         term=term,
-        clip=clip_of(fit),
+        clip=fit.clip,
         learning_rate=float(rates[at]),
         momentum=float(first or 0.0),
         rates=rates,
@@ -172,7 +165,7 @@ def _over_the_run(tried: Tried, fit: Fit, rates: Rates, leaf: LeafFacts) -> Arra
     if rates.places:
         return np.abs(tried.values(rates.places[0], leaf.steps) * rates.factor)
     small = 1e-3  # A decay may be large that torch multiplies by the learning rate.
-    theirs = TracedOptimizer(convention_of(fit, small, small), _shape(leaf))
+    theirs = TracedOptimizer(fit.transformation(small, small), _shape(leaf))
     with np.errstate(all="ignore"):
         found = np.abs(leaf.response / shares(theirs, [0], leaf.steps)[0][2])
     first = int(np.flatnonzero(rates.values)[-1])

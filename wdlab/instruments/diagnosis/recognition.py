@@ -10,8 +10,9 @@ import numpy as np
 from wdlab.conventions import get, names
 from wdlab.instruments.diagnosis.candidates import program, signature
 from wdlab.instruments.diagnosis.checking import Rates
-from wdlab.instruments.diagnosis.decay_of_fit import is_after, plainest, with_decay
-from wdlab.instruments.diagnosis.fits import DECOUPLED, Fit, first_guess, fitted, improved
+from wdlab.instruments.diagnosis.decay_of_fit import plainest, with_decay
+from wdlab.instruments.diagnosis.fit import DECOUPLED, Fit
+from wdlab.instruments.diagnosis.fits import first_guess, fitted, improved
 from wdlab.instruments.diagnosis.tried_problems import Tried
 from wdlab.instruments.diagnosis.variants import variants
 
@@ -162,7 +163,7 @@ def _told(tried: Tried, fit: Fit) -> tuple[Fit, Rates] | None:
     """A fit with its decay and its rates; None where no decay of its kind makes it exact."""
     if not fit.rates.any():
         return None
-    moved = fit.rates / (1 - fit.shares) if is_after(fit) else fit.rates
+    moved = fit.rates / (1 - fit.shares) if fit.is_after else fit.rates
     rates = _rates(tried, moved, 1e-6 if fit.exact else 1e-2)
     found = with_decay(tried, fit, rates.values)
     return None if found is None else (found, rates)
