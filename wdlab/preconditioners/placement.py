@@ -5,8 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.shard_alike import shard_alike
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 PyTree = Any
 
@@ -15,8 +14,9 @@ def in_place(update: Callable[..., tuple[PyTree, PyTree]]) -> Callable[..., tupl
     """Makes an ``update`` give directions and states back in the shardings that they came in.
 
     Products, ``eigh`` and ``qr`` mix axes. On a mesh of automatic axes XLA would choose for each
-    new array, and the step would be compiled again for its choice; on one of explicit axes JAX asks
-    for every product's. Here both are told once, and the choice inside is XLA's.
+    new array, and the step would be compiled again for its choice: the matrices of a state stay
+    whole on every device, as they are born. On a mesh of explicit axes JAX asks for every product's
+    sharding: it is told once, and the choice inside is XLA's.
 
     Args:
       update: ``(updates, state, params) -> (directions, state)``.
@@ -29,28 +29,29 @@ def in_place(update: Callable[..., tuple[PyTree, PyTree]]) -> Callable[..., tupl
         updates: PyTree, state: PyTree, params: PyTree | None = None
     ) -> tuple[PyTree, PyTree]:
         arrays = jax.tree.leaves((updates, state))
-        if any(map(_is_explicit, arrays)):
+        if any(AxisType.Explicit in _axis_types(x) for x in arrays):
             spec = jax.tree.map(lambda x: jax.typeof(x).sharding, (updates, state))
             inside: Any = jax.sharding.auto_axes(update, out_sharding=spec)
             return inside(updates, state, params)
         directions, new = update(updates, state, params)
-        # JAX lowers shard_alike once for each shape and so ties all arrays of it. Those of a leaf's
-        # shape, which may lie differently, are left to XLA; the matrices are replicated.
+        # Arrays of a leaf's shape, which may lie as it does or otherwise, are left to XLA.
         shapes = {jnp.shape(x) for x in jax.tree.leaves(updates)}
-        alike = lambda x, old: x if x.shape in shapes else _alike(x, old)  # noqa: E731
-        return directions, jax.tree.map(alike, new, state)
+        traced = [x for x in arrays if isinstance(x, jax.core.Tracer)]  # Else there is no choice.
+        mesh = next((_mesh(x) for x in traced if {*_axis_types(x)} == {AxisType.Auto}), None)
+        if mesh is None:
+            return directions, new
+        whole = NamedSharding(mesh, PartitionSpec())
+        return directions, jax.tree.map(
+            lambda x: x if x.shape in shapes else jax.lax.with_sharding_constraint(x, whole), new
+        )
 
     return placed
 
 
-def _is_explicit(x: Any) -> bool:
-    mesh = getattr(getattr(jax.typeof(x), "sharding", None), "mesh", None)
-    return mesh is not None and AxisType.Explicit in mesh.axis_types
+def _mesh(x: Any) -> Any:
+    return getattr(getattr(jax.typeof(x), "sharding", None), "mesh", None)
 
 
-def _alike(new: jax.Array, old: jax.Array) -> jax.Array:
-    """The new array, in the old one's sharding; only a compiled step on a mesh has a choice."""
-    traced = isinstance(new, jax.core.Tracer) and isinstance(old, jax.core.Tracer)
-    if not traced or jax.device_count() == 1:
-        return new
-    return shard_alike(new, old)[0]
+def _axis_types(x: Any) -> tuple[AxisType, ...]:
+    """Of the mesh that an array lies on; empty without one."""
+    return getattr(_mesh(x), "axis_types", ())
