@@ -7,6 +7,7 @@ or letting b2 rise as 1 - t^-0.8 repairs it; that factoring costs nothing; and t
 to the size of the parameters work as well. Do they here?
 
 Command: ``python -m examples.studies.adafactor_parts``; minutes on two CPU cores at size tiny.
+Nothing decays here: there is no exponent.
 
 The tiny GPT of ``examples.gpt.sweep``, without gradient clipping and decay, three learning rates a
 factor of 4 apart as one program. The schedule is the paper's by its shape: constant (or, with
@@ -14,6 +15,12 @@ warm-up, linear from 0) for the first tenth, then 1 / sqrt(t). A fixed b2 is cor
 (the paper's b2_t = b2 (1 - b2^(t - 1)) / (1 - b2^t)). Leaves of two axes of at least 16 are
 factored. Reported is the loss on held-out text at each one's best learning rate. At size paper the
 steps are the paper's; model and text are not.
+
+Written down before the run with five paired seeds. Five statements: without warm-up, factored steps
+without momentum are worse than Adam with warm-up; clipping lowers their loss, and so does a rising
+b2 (95 % intervals); factoring costs less than 1 % with warm-up; Adafactor without warm-up is at
+most 1 % above Adam with it. As good within 1 % is judged by the interval as well. (Three seeds,
+every variant with and without warm-up, as good judged by the means alone: all but the second held.)
 """
 
 import dataclasses
@@ -31,7 +38,7 @@ from wdlab.preconditioners import clipping_divisor, scale_by_factored_rms, scale
 from wdlab.schedules import beta2_power
 
 from . import grids
-from .paired import agreement, is_lower
+from .paired import agreement, every, is_lower, word
 from .rows import Point, Row
 from .study import Size, Study, Summary, main, spread
 
@@ -54,11 +61,11 @@ VARIANTS = {
     "factored": Parts(factored=True),
     "factored, clipped": Parts(factored=True, clipped=True),
     "factored, rising b2": Parts(factored=True, rising=True),
-    "factored, clipped, rising b2": Parts(factored=True, clipped=True, rising=True),
     "Adafactor": Parts(factored=True, clipped=True, rising=True, relative=True),
 }
+WARMUPS = {"Adam": (1, 0), "factored": (1, 0), "Adam, factored": (1,), "no momentum": (1,)}
 RATES = {False: (2**-11, 2**-9, 2**-7), True: (2**-5, 2**-3, 2**-1)}  # of absolute, relative steps
-SEEDS = 3
+SEEDS = 5
 CONFIGS = {
     "tiny": gpt.SMALL,
     "paper": dataclasses.replace(gpt.SMALL, n_layer=6, n_embd=384, n_head=6, max_iters=100_000),
@@ -66,28 +73,30 @@ CONFIGS = {
 
 
 def points(size: Size) -> Sequence[Point]:
-    """Every variant with and without warm-up."""
+    """Every variant; with and without warm-up, what is asked of it, as one program."""
     del size
-    return [{"variant": name, "warmup": warmup} for name in VARIANTS for warmup in (True, False)]
+    return [{"variant": name} for name in VARIANTS]
 
 
 def measure(point: Point, size: Size) -> list[Row]:
     """Every learning rate and seed of one variant as one program."""
     parts, config = VARIANTS[point["variant"]], CONFIGS[size]
-    shape = schedule(config.max_iters // 10, point["warmup"])
 
     def train(h, key):
+        shape = schedule(config.max_iters // 10, h["warmup"])
         return gpt.run(config, h, key, optimizer=lambda h: optimizer(parts, h, shape))
 
-    return grids.measure(train, {"learning_rate": RATES[parts.relative]}, SEEDS)
+    warmups = WARMUPS.get(point["variant"], (0,))
+    grid = {"learning_rate": RATES[parts.relative], "warmup": [float(w) for w in warmups]}
+    return grids.measure(train, grid, SEEDS)
 
 
-def schedule(early: int, warmup: bool):
+def schedule(early: int, warmup: Any):
     """Of peak 1: linear or constant for ``early`` steps, then the inverse square root."""
 
     def value(count):
         t = (count + 1) / early
-        return jnp.minimum(t if warmup else 1.0, 1 / jnp.sqrt(jnp.maximum(t, 1.0)))
+        return jnp.minimum(jnp.where(warmup, t, 1.0), 1 / jnp.sqrt(jnp.maximum(t, 1.0)))
 
     return value
 
@@ -130,26 +139,32 @@ def draw(rows: list[Row]) -> Figure:
     axes_pair = figure.subplots(1, 2, sharey=True)
     for axes, warmup in zip(axes_pair, (True, False), strict=True):
         for i, name in enumerate(VARIANTS):
+            if warmup not in WARMUPS.get(name, (0,)):
+                continue
             losses = by_rate(rows, name, warmup)
             means, spreads = [v.mean() for v in losses.values()], [v.std() for v in losses.values()]
             style = ("o-", "s--", "^:", "D-.")[i % 4]
             axes.errorbar(list(losses), means, spreads, fmt=style, label=name, capsize=3)
         title = "with warm-up" if warmup else "without warm-up"
         axes.set(xscale="log", xlabel="peak learning rate", title=title)
+        axes.legend(fontsize=8)
     axes_pair[0].set_ylabel("loss on held-out text (nats)")
-    figure.legend(*axes_pair[1].get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
 def summarize(rows: list[Row]) -> Summary:
     """Each claim of the paper at the best learning rates."""
-    losses = {(name, warm): best(rows, name, warm) for name in VARIANTS for warm in (True, False)}
+    losses = {
+        (name, bool(warm)): best(rows, name, bool(warm))
+        for name in VARIANTS
+        for warm in WARMUPS.get(name, (0,))
+    }
 
     def better(one: str, other: str) -> bool | None:
         return is_lower(losses[one, False], losses[other, False])
 
-    def as_good(one: tuple[str, bool], other: tuple[str, bool]) -> bool:
-        return bool(losses[one].mean() < 1.01 * losses[other].mean())
+    def as_good(one: tuple[str, bool], other: tuple[str, bool]) -> bool | None:
+        return is_lower(losses[one], 1.01 * losses[other])
 
     claims = {
         "without momentum and warm-up b2 = 0.999 is worse than Adam with warm-up": is_lower(
@@ -157,13 +172,16 @@ def summarize(rows: list[Row]) -> Summary:
         ),
         "clipping repairs it": better("factored, clipped", "factored"),
         "a rising b2 repairs it": better("factored, rising b2", "factored"),
-        "factoring costs nothing": as_good(("factored", True), ("no momentum", True))
-        and as_good(("Adam, factored", True), ("Adam", True)),
+        "factoring costs nothing": every(
+            [
+                as_good(("factored", True), ("no momentum", True)),
+                as_good(("Adam, factored", True), ("Adam", True)),
+            ]
+        ),
         "Adafactor with relative steps, without momentum and warm-up, is as good as Adam with": (
             as_good(("Adafactor", False), ("Adam", True))
         ),
     }
-    failed = [claim for claim, holds in claims.items() if not holds]
     return Summary(
         question="Which of Adafactor's parts make up for momentum and warm-up?",
         source="clipping or a rising b2; factoring costs nothing (Adafactor, Table 2)",
@@ -176,7 +194,7 @@ def summarize(rows: list[Row]) -> Summary:
             for (name, warm), values in losses.items()
         },
         seeds=SEEDS,
-        remark=f"Not so here: {'; '.join(failed)}." if failed else "",
+        remark="; ".join(f"{claim}: {word(holds)}" for claim, holds in claims.items()) + ".",
     )
 
 

@@ -41,7 +41,7 @@ from matplotlib.figure import Figure
 
 from examples.gpt import attention
 
-from .paired import Difference, agreement, difference, word
+from .paired import Difference, agreement, difference, every, word
 from .rows import Point, Row
 from .study import Size, Study, Summary, main
 
@@ -125,11 +125,6 @@ def bias(rows: list[Row], column: str, form: str = "flash_bf16", others: str = "
     wanted = {"form": form, "others": others, **point}
     found = {r["seed"]: r[column] for r in rows if wanted.items() <= r.items()}
     return np.array([found[seed] for seed in sorted(found)], float)
-
-
-def every(holds: Sequence[bool | None]) -> bool | None:
-    """Whether all hold; None where one cannot be told and none is false."""
-    return False if False in holds else None if None in holds else True
 
 
 def has_sign(gap: Difference, sign: float) -> bool | None:

@@ -6,6 +6,10 @@ another one?
 
 Command: ``python -m examples.studies.lm_decay_all_layers``; minutes on two CPU cores at size tiny,
 15 runs of GPT-2 small at size paper.
+
+Written down before the run with five paired seeds. With and without the LayerNorms, the decay whose
+mean training loss is lowest is lower than none: two statements, with a 95 % interval each. (Three
+seeds of width 64, peak 4e-3: both undecided.)
 """
 
 import sys
@@ -78,7 +82,7 @@ def summarize(rows: list[Row]) -> Summary:
         question="Does it matter whether the LayerNorms of a language model decay as well?",
         source="decaying all layers works as well (2310.04415, appendix)",
         number=f"best training loss {', '.join(bests)}",
-        agrees=agreement([None if None in helps else helps[0] == helps[1]]),
+        agrees=agreement(helps),
         measured="training loss at the end, nats; decays in the paper's numbers",
         numbers=numbers,
         seeds=language.SEEDS,

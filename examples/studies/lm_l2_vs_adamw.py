@@ -6,6 +6,11 @@ loss of GPT-2 small, at suitable strengths. Is the best of one as good as the be
 
 Command: ``python -m examples.studies.lm_l2_vs_adamw``; minutes on two CPU cores at size tiny, 11
 runs of GPT-2 small at size paper. The strengths of L2 are the paper's at both sizes.
+
+Written down before the run with five paired seeds. Two statements with 95 % intervals: AdamW's
+decay lowers the training loss, each against none at the strength whose mean is lowest, and so does
+L2. That choice favours the source a little. L2 in Adam's gradient has no exponent. (Three seeds of
+width 64, peak 4e-3: none 2.29, best AdamW 2.32, best L2 2.26 nats, neither clearly lower.)
 """
 
 import sys

@@ -6,6 +6,9 @@ Does decay lower the training loss there as it does under AdamW?
 
 Command: ``python -m examples.studies.lm_sgd_momentum``; minutes on two CPU cores at size tiny, 4
 runs of GPT-2 small at size paper. At size tiny the decay is larger by the ratio of the steps.
+
+Written down before the run with five paired seeds: the decay whose mean training loss is lowest
+ends lower than none, with a 95 % interval. (Three seeds of width 64: 2.56 against 2.59 nats, open.)
 """
 
 import sys
@@ -51,8 +54,8 @@ def draw(rows: list[Row]) -> Figure:
 def summarize(rows: list[Row]) -> Summary:
     """Every decay against none."""
     loss = {d: language.final(rows, "train_loss", weight_decay=d) for d in DECAYS}
-    best = min(DECAYS, key=lambda decay: loss[decay].mean())
-    helps = best > 0 and is_lower(loss[best], loss[0.0])
+    best = min(DECAYS[1:], key=lambda decay: loss[decay].mean())
+    helps = is_lower(loss[best], loss[0.0])
     return Summary(
         question="Does decay lower a language model's training loss under SGD with momentum?",
         source="a small decay ends with lower training loss than none (2310.04415)",

@@ -6,6 +6,10 @@ learning rate, does a slower fall without decay give the same lower training los
 
 Command: ``python -m examples.studies.lm_slower_decay``; minutes on two CPU cores at size tiny, 5
 runs of GPT-2 small at size paper.
+
+Written down before the run with five paired seeds: decay 0.1 ends with a lower training loss than
+the best of the slower falls, with a 95 % interval. (Three seeds of width 64, peak 4e-3: 2.39
+against 2.23 nats, not lower.)
 """
 
 import sys

@@ -7,6 +7,10 @@ decay acts as a higher effective learning rate, whose noise the falling rate rem
 
 Command: ``python -m examples.studies.lm_weight_decay``; minutes on two CPU cores at size tiny,
 7 runs of GPT-2 small and their fine-tuning at size paper.
+
+Written down before the run with five paired seeds. Three statements with 95 % intervals, decay 0.1
+against 0: lower with the cosine, higher at the constant rate, lower after the fine-tuning of that.
+(Three seeds of width 64, peak 4e-3: none of the three held.)
 """
 
 import sys

@@ -72,20 +72,25 @@ def dose(point: Point, size: Size) -> Dose:
 
 def measure(point: Point, size: Size) -> list[Row]:
     """Windows of norm and rotation for each exponent and seed, the last with the loss."""
+    steps = STEPS[size]
+    run = functools.partial(one, point["optimizer"], point["schedule"], steps)
+    decays = jnp.array([numbers(point["optimizer"], e, steps)[1] for e in EXPONENTS])
+    curve, loss = digits.over_seeds(
+        lambda key: jax.lax.map(lambda decay: run(decay, key), decays), SEEDS
+    )
     rows = []
-    for exponent in EXPONENTS:
-        run = functools.partial(one, point["optimizer"], point["schedule"], exponent, STEPS[size])
-        curve, loss = digits.over_seeds(run, SEEDS)
-        for s, w in itertools.product(range(SEEDS), range(WINDOWS)):
-            row = {"exponent": exponent, "seed": s, "step": (w + 1) * STEPS[size] // WINDOWS}
-            row |= {name: float(values[s, w]) for name, values in curve.items()}
-            rows.append(row | ({"loss": float(loss[s])} if w == WINDOWS - 1 else {}))
+    for (e, exponent), s, w in itertools.product(
+        enumerate(EXPONENTS), range(SEEDS), range(WINDOWS)
+    ):
+        row = {"exponent": exponent, "seed": s, "step": (w + 1) * steps // WINDOWS}
+        row |= {name: float(values[s, e, w]) for name, values in curve.items()}
+        rows.append(row | ({"loss": float(loss[s, e])} if w == WINDOWS - 1 else {}))
     return rows
 
 
-def make_optimizer(optimizer: str, schedule: str, exponent: float, steps: int):
+def make_optimizer(optimizer: str, schedule: str, decay: jax.Array, steps: int):
     """The hidden matrices' optimizer and AdamW without decay for the rest."""
-    lr, decay = numbers(optimizer, exponent, steps)
+    lr, _ = numbers(optimizer, 0.0, steps)  # The same for every exponent.
     rest, rate = task.schedule(schedule, RATE, steps), task.schedule(schedule, lr, steps)
     if optimizer == "AdamW":
         return wdlab.optimizers.adamw(rate, weight_decay=decay, coupling="lr", rules=HIDDEN)
@@ -95,13 +100,13 @@ def make_optimizer(optimizer: str, schedule: str, exponent: float, steps: int):
     )  # fmt: skip
 
 
-def one(optimizer: str, schedule: str, exponent: float, steps: int, key: jax.Array):
+def one(optimizer: str, schedule: str, steps: int, decay: jax.Array, key: jax.Array):
     """The curve of one training and its loss on samples that it has not seen."""
     teacher_key, start_key, data_key, _, held_key = jax.random.split(key, 5)
     teacher = task.mlp(teacher_key, (task.INPUTS, task.TEACHER, task.CLASSES), norm=False)
     widths = (task.INPUTS, *2 * (task.HIDDEN["tiny"],), task.CLASSES)
     params = task.mlp(start_key, widths, norm=True)
-    tx = make_optimizer(optimizer, schedule, exponent, steps)
+    tx = make_optimizer(optimizer, schedule, decay, steps)
 
     def step(carry, key):
         params, state = carry

@@ -82,16 +82,28 @@ def word(holds: bool | None) -> str:
     return "undecided" if holds is None else "yes" if holds else "no"
 
 
+def every(holds: Sequence[bool | None]) -> bool | None:
+    """Whether all hold; None where one cannot be told and none is false.
+
+    >>> every([True, True]), every([True, None]), every([None, False])
+    (True, None, False)
+    """
+    return False if False in holds else None if None in holds else True
+
+
 def agreement(statements: Sequence[bool | None]) -> Agrees:
     """Whether all of the source's statements hold, some, or none; None is one that is undecided.
 
+    One that is contradicted, with none that holds, is a no: it cannot become a yes, whatever the
+    undecided ones turn out to be.
+
     >>> agreement([True, True]), agreement([True, None]), agreement([False, False])
     ('yes', 'in part', 'no')
-    >>> agreement([False, None])
-    'not tested'
+    >>> agreement([False, None]), agreement([None, None])
+    ('no', 'not tested')
     """
     if all(statements):
         return "yes"
     if any(statements):
         return "in part"
-    return "not tested" if None in statements else "no"
+    return "no" if False in statements else "not tested"

@@ -38,7 +38,7 @@ import wdlab
 from . import digits
 from . import one_pass_pool as task
 from .dose import Dose
-from .paired import agreement, difference, is_lower, word
+from .paired import agreement, difference, every, is_lower, word
 from .rows import Point, Row
 from .study import Size, Study, Summary, at_end, main
 from .timescale import is_within
@@ -143,10 +143,9 @@ def summarize(rows: list[Row]) -> Summary:
     nearest = [
         is_lower(abs(gains[ASKED]), abs(values)) for rule, values in gains.items() if rule != ASKED
     ]
-    is_nearest = False if False in nearest else True if all(nearest) else None
     statements = {
         "the largest singular value goes as d^0.75": is_within(singular, LOW, HIGH),
-        "lambda ~ sqrt(d) keeps the gain best": is_nearest,
+        "lambda ~ sqrt(d) keeps the gain best": every(nearest),
     }
     return Summary(
         question="Does a decay that grows with the root of the width keep a layer's gain?",

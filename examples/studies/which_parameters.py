@@ -8,6 +8,10 @@ What does each rule decay here, and what do decayed biases and norms do to the l
 Command: ``python -m examples.studies.which_parameters``; minutes on two CPU cores at size tiny, 16
 runs of GPT-2 small at size paper. AdamW, coupling "lr", weight decay 0.1 (in the paper's numbers)
 and ten times it, a model with biases and one without.
+
+Written down before the run with five paired seeds. Two statements, one for each strength, with 95 %
+intervals: the training loss under BERT's rule is lower than where all decays. (Three seeds of width
+64, peak 4e-3: 2.67 against 3.82 nats at the larger strength, both statements yes.)
 """
 
 import sys

@@ -48,7 +48,7 @@ def test_a_study_of_a_grid_from_points_to_summary(name, tmp_path, monkeypatch):
     monkeypatch.setattr(grids, "measure", bowl)
     summary = study.run(module.STUDY, "tiny", tmp_path)
     # The same best decay everywhere: all are as separable, and no rule of scaling holds.
-    expected = {"mup_width_transfer": "in part", "lr_wd_heatmap": "not tested"}
+    expected = {"mup_width_transfer": "in part"}
     assert summary.agrees == expected.get(name, "no")
     section = table.section(json.loads((tmp_path / f"{name}-tiny.json").read_text()))
     assert "nan" not in section
@@ -69,16 +69,17 @@ def test_the_last_point_of_a_grid_study_trains(name, monkeypatch):
     assert all(0 < loss < 10 for loss in losses)
 
 
-def losses_of(variant_is_good):
+def losses_of(is_good):
     """What grids.measure returns, made up: good or bad at every learning rate."""
     rng = np.random.default_rng(0)
 
     def measure(train, grid, seeds):
         del train
         return [
-            {"learning_rate": lr, "seed": seed, "status": "ok",
-             "val_loss": (2.0 if variant_is_good() else 3.0) + rng.normal() / 1_000}
+            {"learning_rate": lr, "warmup": warmup, "seed": seed, "status": "ok",
+             "val_loss": (2.0 if is_good(warmup) else 3.0) + rng.normal() / 1_000}
             for lr in grid["learning_rate"]
+            for warmup in grid["warmup"]
             for seed in range(seeds)
         ]  # fmt: skip
 
@@ -87,12 +88,13 @@ def losses_of(variant_is_good):
 
 def test_adafactors_verdict_follows_from_the_losses(tmp_path, monkeypatch):
     now = {}
-    bad = [{"variant": v, "warmup": False} for v in ("factored", "no momentum")]
-    monkeypatch.setattr(grids, "measure", losses_of(lambda: now["point"] not in bad))
+    bad = [("factored", 0.0)]
+    made = losses_of(lambda warmup: (now["variant"], warmup) not in bad)
+    monkeypatch.setattr(grids, "measure", made)
     measure = adafactor_parts.measure
 
     def seen(point, size):
-        now["point"] = point
+        now.update(point)
         return measure(point, size)
 
     parts = dataclasses.replace(adafactor_parts.STUDY, measure=seen)

@@ -66,7 +66,8 @@ def test_an_undecided_statement_is_not_a_yes():
     of = lambda *pairs: one_pass_mlp.agreeing(dict(zip(one_pass_mlp.CASES, pairs, strict=True)))  # noqa: E731
     assert of(lower, higher, lower) == "yes"
     assert of(lower, (wide, narrow), lower) == "in part"
-    assert of((wide, narrow), lower, higher) == "not tested"
+    assert of((wide, narrow), lower, higher) == "no"
+    assert of(*[(wide, narrow)] * 3) == "not tested"
 
 
 def test_no_window_is_read_twice(monkeypatch):

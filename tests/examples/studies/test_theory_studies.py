@@ -221,7 +221,7 @@ def grokking(threshold):
     ("name", "made", "yes", "other", "otherwise"),
     [
         ("decay_on_the_sphere", sphere, 2, 1.5, "in part"),
-        ("diagonal_linear", networks, 1, 0, "not tested"),
+        ("diagonal_linear", networks, 1, 0, "no"),
         ("grokking_critical_decay", grokking, 0.3, 100.0, "in part"),
         ("many_epochs", repeated, 1, -0.3, "no"),
         ("norm_scale_decay", scales, 0.01, -0.01, "in part"),
