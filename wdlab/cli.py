@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wdlab import conventions
-from wdlab._core.checks import read_whole
+from wdlab._core.checks import check_number, check_whole, read_whole
 from wdlab._core.names import matching
 from wdlab.conventions import add_transfer, compare, recipes
 from wdlab.instruments import add_doctor, decay_profile
@@ -187,9 +187,27 @@ def _profile(arguments: argparse.Namespace) -> int:
             "--coupling l2 adds the decay to the gradient: how much a weight shrinks depends on "
             f"the gradients. The others tell: {', '.join(COUPLINGS[:-1])}."
         )
+    _check_profile(arguments)
     multiplier = multiplier_of(arguments.coupling, _learning_rate(arguments))
     print(decay_profile(arguments.weight_decay, multiplier, arguments.steps))
     return 0
+
+
+def _check_profile(arguments: argparse.Namespace) -> None:
+    """The numbers by their flags' names."""
+    is_constant = arguments.schedule == "constant"
+    warmup, end = arguments.warmup_steps, arguments.end_learning_rate
+    peak = arguments.learning_rate
+    check_number("--weight-decay", arguments.weight_decay)
+    check_number("--learning-rate", peak, low_open=not is_constant or warmup > 0)
+    check_whole("--warmup-steps", warmup, least=0)
+    check_whole("--steps", arguments.steps, least=1 if is_constant else warmup + 1)
+    if is_constant and end:
+        raise ValueError(
+            f"--end-learning-rate {end:g}: a constant schedule has no end. Add --schedule cosine "
+            "or linear."
+        )
+    check_number("--end-learning-rate", end, high=peak)
 
 
 def _learning_rate(arguments: argparse.Namespace) -> ScalarOrSchedule:

@@ -260,15 +260,27 @@ def test_the_command_prints_writes_and_fails_where_something_is_wrong(
         "def sound(): return optax.adamw(1e-3, weight_decay=0.1), P\n"
         "def wrong(): return {'tx': optax.add_decayed_weights(0.1), 'params': P, 'steps': 10}\n"
         "def other(): return 3\n"
+        "def broken(): raise SystemExit('no GPU here')\n"
     )
     assert main(["doctor", "made_here:sound", "--steps", "10000", "--html", "page.html"]) == 0
     assert "verdict: sound" in capsys.readouterr().out
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     assert main(["doctor", "made_here:wrong"]) == 1
     assert "the weights grow" in " ".join(capsys.readouterr().out.split())
-    for line in ("made_here:sound", "made_here:other --steps 3", "made_here:no --steps 3", "x"):
+    for line, message in {
+        "made_here:sound": "--steps N",
+        "made_here:other --steps 3": "got int",
+        "made_here:no --steps 3": "made_here:no: module 'made_here' has no attribute 'no'",
+        "made_here:broken --steps 3": "made_here.py:6: SystemExit: no GPU here",
+        "missing:make --steps 3": "missing:make: No module named 'missing'",
+        "./made_here.py:sound --steps 3": "as import does: made_here:sound",
+        "../made_here:sound --steps 3": "write MODULE:FUNCTION",
+        "x": "write MODULE:FUNCTION",
+    }.items():
         assert main(["doctor", *line.split()]) == 2
-    assert "got a int" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
 
 
 def test_the_gpt2_tree_takes_seconds_and_no_arrays():

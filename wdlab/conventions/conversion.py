@@ -4,6 +4,7 @@ The canonical unit is the shrink per step at the peak learning rate: the share o
 weight that one update takes. Conventions differ in what they multiply their number by to get it.
 """
 
+import math
 from collections.abc import Mapping
 from decimal import Decimal, localcontext
 from typing import Any, NamedTuple
@@ -173,7 +174,10 @@ def _converted(number: float, peak: float, there: _Unit, here: _Unit) -> float:
         short = +exact
         context.prec = 60
         # A quotient such as 0.1 / 3.6e-7 is rounded to a float: the way back lands beside 0.1.
-        return float(short if abs(short - exact) <= exact * _ROUNDING else exact)
+        result = float(short if abs(short - exact) <= exact * _ROUNDING else exact)
+    if math.isinf(result) or (result == 0 and number > 0):
+        raise ValueError(f"the number would be {exact:.3g}, which no float holds.")
+    return result
 
 
 def _scale(unit: _Unit, peak: float) -> Decimal:

@@ -92,8 +92,11 @@ def _over_the_run(weight_decay: Any, kappa: Any, total_steps: int) -> tuple[floa
     for first in range(0, total_steps, _BLOCK):
         steps = np.arange(first, min(first + _BLOCK, total_steps), dtype=np.int32)
         shrinks = _values("weight_decay", weight_decay, steps)
-        shrinks = shrinks * _values("multiplier", kappa, steps)
+        with np.errstate(over="ignore"):
+            shrinks = shrinks * _values("multiplier", kappa, steps)
         largest = float(np.maximum(largest, shrinks.max()))
+        if math.isinf(largest):
+            raise ValueError("weight_decay times multiplier is beyond the largest float.")
         with np.errstate(divide="ignore"):
             exponent -= float(np.log1p(-np.minimum(shrinks, 1.0)).sum())
     return largest, exponent

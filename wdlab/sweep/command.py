@@ -2,18 +2,14 @@
 
 import argparse
 import contextlib
-import importlib
-import importlib.util
 import os
-import re
-import sys
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 
 from wdlab._core.checks import read_whole
 from wdlab._core.names import first_few, nearest
+from wdlab._core.user_code import is_there, load, placed
 from wdlab.schedules import COUPLINGS
 from wdlab.sweep.figures import panels, require_matplotlib
 from wdlab.sweep.grid import Value, make_grid, parse_values
@@ -27,11 +23,6 @@ from wdlab.sweep.table import DIVERGED, STATUS, Table
 _LR, _DECAY, _COUPLING = "learning_rate", "weight_decay", "coupling"
 _DEFAULTS = {_COUPLING: "lr,schedule,l2", _LR: "1e-4:1e-1:9", _DECAY: "1e-6:1e-1:9"}
 _EXAMPLES = ("examples.studies.sweep:digits", "examples.gpt.sweep:tiny", "examples.gpt.sweep:small")
-# Where frames of the user's own code are not.
-_FOREIGN = (
-    rf"^<|site-packages|dist-packages|^{re.escape(os.path.dirname(contextlib.__file__))}|"
-    + (rf"^{re.escape(os.path.dirname(os.path.dirname(__file__)))}")
-)
 
 
 def add_sweep(commands: argparse._SubParsersAction) -> None:
@@ -88,7 +79,7 @@ def run_sweep(arguments: argparse.Namespace) -> int:
     _use_every_core()
     train = _task(arguments.task)
     probe = {k: v if k == _COUPLING else v[:1] for k, v in (given | defaults).items()}
-    with _placed(f"--task {arguments.task}"):
+    with placed(f"--task {arguments.task}"):
         traced = trace(train, make_grid(probe, seeds=1))
     if metric not in traced.dtypes:
         known = list(traced.dtypes)
@@ -149,7 +140,9 @@ def _axes(arguments: argparse.Namespace) -> tuple[dict[str, tuple], dict[str, tu
     for name, default in _DEFAULTS.items():
         text, flag = getattr(arguments, name), f"--{name.replace('_', '-')}"
         values = _couplings if name == _COUPLING else parse_values
-        (defaults if text is None else given)[name] = values(flag, text or default)
+        (defaults if text is None else given)[name] = values(
+            flag, default if text is None else text
+        )
     for text in arguments.set:
         name, equals, values = text.partition("=")
         if not equals or name in defaults | given:
@@ -169,46 +162,14 @@ def _couplings(flag: str, text: str) -> tuple[str, ...]:
 
 
 def _task(name: str | None) -> Train:
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # The user's own modules, as python -m has them.
-    if name is None and _is_there(_EXAMPLES[0].partition(":")[0]):
+    if name is None and is_there(_EXAMPLES[0].partition(":")[0]):
         name = _EXAMPLES[0]
-    module, colon, function = (name or "").partition(":")
-    if not colon:
+    if ":" not in (name or ""):
         raise ValueError(
             f"--task {name or 'is missing'}: write MODULE:FUNCTION, a train(hyperparameters, key) "
             f"-> metrics of your own or, in wdlab's repository, {', '.join(_EXAMPLES)}."
         )
-    with _placed(f"--task {name}"):
-        train = getattr(importlib.import_module(module), function)
-    if not callable(train):
-        raise ValueError(f"--task {name} must be a function, got {train!r}.")
-    return train
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ImportError:
-        return False
-
-
-@contextlib.contextmanager
-def _placed(task: str) -> Iterator[None]:
-    """Makes what the user's task raises one line that begins with its file and line."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        cause = error.__cause__ or error
-        frames = traceback.extract_tb(cause.__traceback__)
-        own = [frame for frame in frames if not re.search(_FOREIGN, frame.filename)]
-        text = (str(error).splitlines() or [""])[0]
-        if own and cause is error:  # Not put into words by wdlab.
-            text = f"{type(error).__name__}: {text}"
-        place = f"{os.path.relpath(own[-1].filename)}:{own[-1].lineno}" if own else task
-        is_missing = isinstance(error, ModuleNotFoundError) and "examples." in task
-        hint = " pip install 'wdlab[examples]'" if is_missing else ""
-        raise ValueError(f"{place}: {text}{hint}") from error
+    return load(f"--task {name}", name or "")
 
 
 def _is_unread(traced: Traced, axis: str, values: Sequence[Value]) -> bool:

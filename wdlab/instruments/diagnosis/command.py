@@ -1,15 +1,13 @@
 """``wdlab doctor``: the report on an optimizer that a function of the user's makes."""
 
 import argparse
-import importlib
-import os
 import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wdlab._core.checks import read_whole
+from wdlab._core.user_code import load, placed
 from wdlab.instruments.diagnosis.visit import doctor
 
 
@@ -53,32 +51,14 @@ def _run_doctor(arguments: argparse.Namespace) -> int:
 
 def _given(name: str) -> dict[str, Any]:
     """The arguments of the doctor that ``MODULE:FUNCTION`` gives."""
-    module, colon, function = name.partition(":")
-    if not (module and colon and function):
-        raise ValueError(f"write MODULE:FUNCTION, as in train:make_optimizer, got {name!r}")
-    if module.endswith(".py"):
-        raise ValueError(f"write the module as import does: {Path(module).stem}:{function}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    made = _called(name, module, function)
+    function = load(name, name)
+    with placed(name):
+        made = function()
     if isinstance(made, Mapping) and {"tx", "params"} <= made.keys():
         return dict(made)
     if isinstance(made, tuple) and len(made) == 2 and not hasattr(made, "update"):
         return {"tx": made[0], "params": made[1]}
     raise ValueError(
         f"{name} must give (optimizer, params) or a dict with tx, params and more arguments of "
-        f"wdlab.doctor, got a {type(made).__name__}"
+        f"wdlab.doctor, got {type(made).__name__}."
     )
-
-
-def _called(name: str, module: str, function: str) -> Any:
-    """What the function gives; what it raises is told in one line, with the place."""
-    try:
-        found = getattr(importlib.import_module(module), function)
-        if callable(found):
-            return found()
-    except Exception as error:
-        *_, place = traceback.extract_tb(error.__traceback__)
-        where = f"{Path(place.filename).name}, line {place.lineno}"
-        raise ValueError(f"{name}: {type(error).__name__}: {error} ({where})") from error
-    raise ValueError(f"{name} is a {type(found).__name__} and no function")
