@@ -1,9 +1,9 @@
 """The image models of the studies: small trainings that share their programs, or the paper's.
 
-At size ``paper`` a study's settings are the flags of ``examples.resnet.train`` or ``.flow``. At
-size ``tiny`` the same steps run on 768 of scikit-learn's digits, 16x16 pixels where the model
-takes them, with learning rate and decay as arguments of the program, so that all settings and
-seeds of a model share one compilation.
+At size ``paper`` a study's settings are the flags of ``examples.resnet.train`` or ``.flow``. At the
+others the same steps run on 768 of scikit-learn's digits, 16x16 pixels where the model takes them
+and the study does not say otherwise, with learning rate and decay as arguments of the program, so
+that all settings and seeds of a model share one compilation.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from examples.resnet import data, model, optim, step
 from examples.resnet.config import Config
@@ -44,13 +45,25 @@ class Model(NamedTuple):
 
 
 @functools.cache
-def build(name: str, width: int, *, batch_norm: bool = True, scale_inv: bool = False) -> Model:
-    """A model's programs; compiled at their first call, whatever learning rate and decay."""
+def build(
+    name: str,
+    width: int,
+    *,
+    batch_norm: bool = True,
+    scale_inv: bool = False,
+    stride: int | None = None,
+    others: bool = False,
+) -> Model:
+    """A model's programs; compiled at their first call, whatever learning rate and decay.
+
+    With ``stride`` every stride-th of 32 pixels is taken; with ``others`` all digits that are not
+    trained on are test images.
+    """
     config = Config(
         dataset="digits", model=name, width=width, batch_norm=batch_norm, scale_inv=scale_inv,
         batch_size=64, momentum=0.0,
     )  # fmt: skip
-    dataset = _small(data.digits(), 1 if name == "vgg16" else 2)
+    dataset = _small(data.digits(), stride or (1 if name == "vgg16" else 2), others)
     train, test = (
         step.Images(*map(jnp.asarray, (x, y, dataset.mean, dataset.std)))
         for x, y in ((dataset.x_train, dataset.y_train), (dataset.x_test, dataset.y_test))
@@ -71,10 +84,12 @@ def build(name: str, width: int, *, batch_norm: bool = True, scale_inv: bool = F
     return Model(config, dataset, train, test, start, trained, train_step, evaluate, sharpness)
 
 
-def _small(digits: data.Dataset, stride: int) -> data.Dataset:
-    x_train, x_test = (x[:, ::stride, ::stride] for x in (digits.x_train, digits.x_test))
+def _small(digits: data.Dataset, stride: int, others: bool) -> data.Dataset:
+    x = np.concatenate([digits.x_train, digits.x_test])[:, ::stride, ::stride]
+    y = np.concatenate([digits.y_train, digits.y_test])
+    first = TRAIN if others else len(digits.x_train)
     return dataclasses.replace(
-        digits, x_train=x_train[:TRAIN], y_train=digits.y_train[:TRAIN], x_test=x_test
+        digits, x_train=x[:TRAIN], y_train=y[:TRAIN], x_test=x[first:], y_test=y[first:]
     )
 
 
@@ -123,8 +138,11 @@ class Run:
         for split, images in (("train", self.model.train), ("test", self.model.test)):
             loss, error = self.model.evaluate(state.params, state.stats, images)
             row |= {f"{prefix}{split}_loss": float(loss), f"{prefix}{split}_error": float(error)}
-        norm = step.masked_norm(state.params, self.model.trained)
-        return row | {f"{prefix}weight_norm": float(norm)}
+        return row | {f"{prefix}weight_norm": self.norm()}
+
+    def norm(self) -> float:
+        """Of the trained weights."""
+        return float(step.masked_norm(self.state.params, self.model.trained))
 
     def flow(self, lr: float, epochs: int) -> Row:
         """What a copy is like after the gradient flow, its Hessian's trace included."""

@@ -32,16 +32,16 @@ def difference(one: Any, other: Any) -> Difference:
     """Returns ``one - other``, seed by seed.
 
     Args:
-      one: A number for each seed, in the order of ``other``; at least two.
+      one: A number for each seed, in the order of ``other``; of a single seed nothing is known.
       other: Likewise.
 
     >>> print(difference([1.0, 1.1, 1.2], [2.0, 2.1, 2.3]))
     -1.03 [-1.2, -0.89]
     """
     gaps = np.asarray(one, float) - np.asarray(other, float)
-    if gaps.ndim != 1 or gaps.size < 2:
-        raise ValueError(f"a paired difference needs at least two seeds, got {gaps.size}")
-    if not np.isfinite(gaps).all():
+    if gaps.ndim != 1 or not gaps.size:
+        raise ValueError(f"a paired difference needs a number for each seed, got {gaps}")
+    if gaps.size == 1 or not np.isfinite(gaps).all():
         return Difference(float(np.mean(gaps)), -np.inf, np.inf, gaps.size)
     mean, error = gaps.mean(), stats.sem(gaps)
     half = stats.t.ppf((1 + CONFIDENCE) / 2, gaps.size - 1) * error

@@ -6,6 +6,7 @@ JSON file, ``NAME-SIZE.json``; :mod:`examples.studies.table` takes it into the r
 """
 
 import dataclasses
+import datetime
 import functools
 import importlib.metadata
 import json
@@ -126,6 +127,7 @@ def run(study: Study, size: Size, folder: Path) -> Summary:
         "doses": [d._asdict() | p for p, d in zip(points, doses, strict=bool(doses))],
         "numbers": {name: _plain(value) for name, value in summary.numbers.items()},
         "cpu_seconds": round(table.seconds, 1),
+        "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         "device": jax.devices()[0].device_kind,
         "commit": ", ".join(table.commits),
         "versions": {"python": platform.python_version()}

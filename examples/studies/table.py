@@ -1,7 +1,9 @@
 """The results page, ``README.md`` beside this file, from the results in ``results``.
 
 ``python -m examples.studies.table [--add out/studies/NAME-SIZE]`` writes it. ``--add`` first takes
-over the result and the picture of a run (or of all runs in a folder) into the repository.
+over the result and the picture of a run (or of all runs in a folder) into the repository. With
+``--repeat`` instead the stored result stays, and beside it is noted when the study ran again and
+what it answered.
 """
 
 import dataclasses
@@ -56,6 +58,7 @@ class Flags:
     """The flags of the table."""
 
     add: str = ""  # a study's folder, or one that has them: its result is taken over first
+    repeat: str = ""  # likewise; the stored result stays, and this run is noted beside it
 
 
 def page(results: Sequence[Result]) -> str:
@@ -93,8 +96,23 @@ def section(result: Result) -> str:
             f"Measured: {result['measured']}.",
             table(("case", "value"), rows),
             f"{'; '.join(parts)}.",
+            *again(result),
         ]
     )
+
+
+def again(result: Result) -> list[str]:
+    """One line about the other runs of a study with the same settings, if there are any.
+
+    >>> run = {"date": "2026-12-01", "commit": "0a1b2c3", "agrees": "yes", "cpu_seconds": 31.2}
+    >>> again({"repeats": [run]})
+    ['Run again: 2026-12-01 (0a1b2c3, 31 CPU seconds): yes.']
+    """
+    runs = [
+        f"{run['date']} ({run['commit']}, {run['cpu_seconds']:.0f} CPU seconds): {run['agrees']}"
+        for run in result.get("repeats", [])
+    ]
+    return [f"Run again: {'; '.join(runs)}."] if runs else []
 
 
 def title(result: Result) -> str:
@@ -144,6 +162,8 @@ def main(argv: Sequence[str]) -> int:
         flags = parse_dataclass(Flags, Flags(), argv, "python -m examples.studies.table")
         if flags.add:
             take_over(Path(flags.add))
+        if flags.repeat:
+            note(Path(flags.repeat))
         results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
         claims.save(results, RESULTS)
         PAGE.write_text(page(results))
@@ -155,13 +175,30 @@ def main(argv: Sequence[str]) -> int:
 
 def take_over(folder: Path) -> None:
     """Copies each result under a folder, and its picture, into the repository."""
+    RESULTS.mkdir(exist_ok=True)
+    for path in results_under(folder):
+        shutil.copy(path, RESULTS)
+        shutil.copy(path.with_suffix(".png"), RESULTS)
+
+
+def note(folder: Path) -> None:
+    """Adds each run under a folder to the repeats of the stored result."""
+    for path in results_under(folder):
+        stored = RESULTS / path.name
+        if not stored.exists():
+            raise UserError(f"no result {stored.name} is stored to repeat: use --add {path.parent}")
+        result, run = (json.loads(p.read_text()) for p in (stored, path))
+        told = {name: run[name] for name in ("date", "commit", "agrees", "cpu_seconds", "number")}
+        result["repeats"] = [*result.get("repeats", []), told]
+        stored.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def results_under(folder: Path) -> list[Path]:
+    """The results of all studies in a folder."""
     found = sorted(p for size in get_args(Size) for p in folder.glob(f"**/*-{size}.json"))
     if not found:
         raise UserError(f"no result under {folder}: run a study first")
-    RESULTS.mkdir(exist_ok=True)
-    for path in found:
-        shutil.copy(path, RESULTS)
-        shutil.copy(path.with_suffix(".png"), RESULTS)
+    return found
 
 
 if __name__ == "__main__":

@@ -70,6 +70,9 @@ class MadeUpRun:
         names = ("train_loss", "train_error", "test_loss", "test_error", "weight_norm")
         return {prefix + name: value for name in names}
 
+    def norm(self):
+        return self.measure()["weight_norm"]
+
     def flow(self, lr, epochs):
         return self.measure("flow_") | {"flow_hessian_trace": 1 / self.epoch}
 

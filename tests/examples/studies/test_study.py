@@ -194,6 +194,23 @@ def test_a_result_is_taken_over_with_its_picture(repository):
     assert "![Squares?](results/squares-tiny.png)" in lines
 
 
+def test_a_repeat_is_noted_beside_the_stored_result(repository, capsys):
+    run = repository / "out"
+    study.run(squares(Measured()), "tiny", run)
+    assert table.main([f"--repeat={run}"]) == 1
+    assert "no result squares-tiny.json is stored to repeat: use --add" in capsys.readouterr().err
+    assert table.main([f"--add={run}"]) == 0
+    assert "Run again" not in table.PAGE.read_text()
+    stored = (table.RESULTS / "squares-tiny.json").read_text()
+    assert table.main([f"--repeat={run}"]) == table.main([f"--repeat={run}"]) == 0
+    result = json.loads((table.RESULTS / "squares-tiny.json").read_text())
+    once, twice = result.pop("repeats")
+    assert once == twice == {name: result[name] for name in once}
+    assert result == json.loads(stored)
+    line = f"{once['date']} ({once['commit']}, {once['cpu_seconds']:.0f} CPU seconds): yes"
+    assert f"Run again: {line}; {line}." in table.PAGE.read_text()
+
+
 def test_a_folder_without_a_result_is_one_line_on_stderr(repository, capsys):
     assert table.main([f"--add={repository}"]) == 1
     assert "run a study first" in capsys.readouterr().err
