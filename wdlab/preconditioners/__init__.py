@@ -1,11 +1,6 @@
 """Gradient -> direction, without rate, sign or decay: Adam, Lion, Muon, SOAP, ..., clipping."""
 
-from wdlab.preconditioners.adam import (
-    NesterovAdamState,
-    ScaleByAdamState,
-    scale_by_adam,
-    scale_by_nesterov_adam,
-)
+from wdlab.preconditioners.adam import ScaleByAdamState, scale_by_adam
 from wdlab.preconditioners.adan import ScaleByAdanState, scale_by_adan
 from wdlab.preconditioners.ademamix import ScaleByAdemamixState, scale_by_ademamix
 from wdlab.preconditioners.adopt import ScaleByAdoptState, scale_by_adopt
@@ -43,6 +38,7 @@ from wdlab.preconditioners.matrix_scaling import (
 )
 from wdlab.preconditioners.matrix_view import MatrixView
 from wdlab.preconditioners.moments import one_minus_power, rectification
+from wdlab.preconditioners.nesterov_adam import NesterovAdamState, scale_by_nesterov_adam
 from wdlab.preconditioners.newton_schulz import newton_schulz
 from wdlab.preconditioners.orthogonalized import OrthogonalizeState, orthogonalize
 from wdlab.preconditioners.parameter_scale import (

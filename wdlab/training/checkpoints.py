@@ -138,7 +138,7 @@ class Checkpoints:
         check_whole("step", step, least=0)
         if self._read_only or self not in self._open:
             how = "opened with read_only=True" if self._read_only else "closed"
-            raise CheckpointError(f"{self._where} is {how}: step {step} cannot be saved")
+            raise CheckpointError(f"{self.directory} is {how}: step {step} cannot be saved")
         if step in self._manager.steps():
             return
         arrays, leaves = described(state)
@@ -196,7 +196,7 @@ class Checkpoints:
         if not damaged:
             return None
         reasons = "; ".join(f"step {number}: {why}" for number, why in damaged.items())
-        raise CheckpointError(f"no checkpoint in {self._where} is whole: {reasons}")
+        raise CheckpointError(f"no checkpoint in {self.directory} is whole: {reasons}")
 
     def wait(self) -> None:
         """Returns when everything saved so far is on disk.
@@ -230,12 +230,8 @@ class Checkpoints:
             return there[::-1]
         if step not in there:
             found = f"it has {first_few([str(n) for n in there])}" if there else "it has none"
-            raise CheckpointError(f"there is no step {step} in {self._where}: {found}")
+            raise CheckpointError(f"there is no step {step} in {self.directory}: {found}")
         return [step]
-
-    @property
-    def _where(self) -> str:
-        return os.fspath(self.directory)
 
 
 def _close_at_exit() -> None:

@@ -20,20 +20,12 @@ from wdlab.conventions.parts import (
 )
 from wdlab.decay import add_l2_gradient, decay_weights, map_decayed, step_then_decay
 from wdlab.optimizers import complete, scale_by_learning_rate
-from wdlab.preconditioners import (
-    clip_by_weight_norm,
-    momentum,
-    scale_by_adam,
-    scale_by_ademamix,
-)
+from wdlab.preconditioners import clip_by_weight_norm, momentum, scale_by_adam, scale_by_ademamix
 
 PyTree = Any
-_PYTHON = (
-    "https://github.com/bitsandbytes-foundation/bitsandbytes/blob/0.50.2/bitsandbytes/"
-    "backends/cpu/ops.py"
-)
-_CUDA = "https://github.com/bitsandbytes-foundation/bitsandbytes/blob/95f9af30/csrc/kernels.cu"
-_ADAM = "theta <- theta - lr_t m^ / (sqrt(v^) + eps)"
+_SOURCE = "https://github.com/bitsandbytes-foundation/bitsandbytes/blob/{}"
+_PYTHON = _SOURCE.format("0.50.2/bitsandbytes/backends/cpu/ops.py")
+_CUDA = _SOURCE.format("95f9af30/csrc/kernels.cu")
 _DECAY = "theta <- (1 - lr_t lambda s) theta; "
 _L2 = "g <- g + lambda s theta; "
 _STATES = {
@@ -42,6 +34,7 @@ _STATES = {
     "min_8bit_size": "It says which leaves have 8-bit states; here none has.",
     "is_paged": "It says where the states lie, not what is computed.",
 }
+_RAISES = "The original raises an error."
 _IGNORED = "The original takes it and ignores it."
 _CUDA_TRAP = (
     "on CUDA the decay comes after the step and shrinks the fresh step too (issue 2010), on the "
@@ -106,20 +99,25 @@ def _momentum_of(request: Request) -> float:
 
 
 def _bnb(name: str, coupling: str, order: str, *, cuda: bool = False, **facts: Any) -> Convention:
-    refused = {**_STATES, **facts.pop("refused", {})}
     return Convention(
         name=f"bitsandbytes.{name}",
         version="bitsandbytes 95f9af30, CUDA" if cuda else "bitsandbytes 0.50.2, not on CUDA",
         source=_CUDA if cuda else _PYTHON,
         coupling=coupling,
         order=order,
-        refused=refused,
+        refused={**_STATES, **facts.pop("refused", {})},
         **facts,
     )
 
 
 _NUMBERS = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 _CORRECTIONS = {"epsilon": OUTSIDE, "bias_correction": CORRECTED, "learning_rate": 1e-3}
+_ADAM = {
+    "equation": f"{_DECAY}theta <- theta - lr_t m^ / (sqrt(v^) + eps)",
+    "refused": {"amsgrad": _IGNORED},
+    "make": adam_with_decay,
+    **_CORRECTIONS,
+}
 _VELOCITY = {"momentum": 0, "weight_decay": 0}
 _UNUSED = {name: _IGNORED for name in ("dampening", "nesterov")}
 CONVENTIONS = (
@@ -127,26 +125,20 @@ CONVENTIONS = (
         "Adam",
         "lr",
         "before",
-        equation=f"{_DECAY}{_ADAM}",
         defaults=_NUMBERS,
-        refused={"amsgrad": _IGNORED},
         traps=(
             "called Adam, it runs AdamW's kernel: weight_decay is decoupled, and L2 does not exist",
             _CUDA_TRAP,
         ),
-        make=adam_with_decay,
-        **_CORRECTIONS,
+        **_ADAM,
     ),
     _bnb(
         "AdamW",
         "lr",
         "before",
-        equation=f"{_DECAY}{_ADAM}",
         defaults={**_NUMBERS, "weight_decay": 1e-2},
-        refused={"amsgrad": _IGNORED},
         traps=(_CUDA_TRAP, "bitsandbytes.Adam but for the default of weight_decay"),
-        make=adam_with_decay,
-        **_CORRECTIONS,
+        **_ADAM,
     ),
     _bnb(
         "AdEMAMix",
@@ -201,7 +193,7 @@ CONVENTIONS = (
         epsilon="outside: sqrt(v) + eps",
         learning_rate=1e-2,
         defaults={"alpha": 0.99, "eps": 1e-8, "weight_decay": 0},
-        refused={"momentum": _IGNORED, "centered": "The original raises an error."},
+        refused={"momentum": _IGNORED, "centered": _RAISES},
         traps=("momentum is taken and ignored",),
         make=_rmsprop,
     ),
@@ -213,10 +205,7 @@ CONVENTIONS = (
         epsilon="outside: sqrt(v) + eps",
         learning_rate=1e-2,
         defaults={"weight_decay": 0, "eps": 1e-10},
-        refused={
-            "lr_decay": "The original raises an error.",
-            "initial_accumulator_value": "The original raises an error.",
-        },
+        refused={name: _RAISES for name in ("lr_decay", "initial_accumulator_value")},
         traps=("L2 under Adagrad is no decay: the sum of squares divides it ever more",),
         make=_adagrad,
     ),

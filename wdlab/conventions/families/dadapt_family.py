@@ -1,4 +1,4 @@
-"""The conventions that estimate their learning rate: Prodigy, D-Adaptation, and Optax's of both."""
+"""D-Adaptation's conventions, which estimate their learning rate, and Optax's of them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,18 +14,36 @@ from wdlab.optimizers import (
     dadapt_adan,
     dadapt_lion,
     dadapt_sgd,
-    prodigy,
 )
 
-_PRODIGY = "https://github.com/konstmish/prodigy/blob/main/prodigyopt/prodigy.py"
 _DADAPT = "https://github.com/facebookresearch/dadaptation/blob/main/dadaptation/{}.py"
-_OPTAX = "https://github.com/google-deepmind/optax/blob/v0.2.8/optax/contrib/{}.py"
-_UNLIMITED = math.inf
+_OPTAX = "https://github.com/google-deepmind/optax/blob/v0.2.8/optax/contrib/_dadapt_adamw.py"
+UNLIMITED = math.inf
+# Of Prodigy too.
+REFUSED = {
+    "fsdp_in_use": "Sums over sharded arrays are those of the whole arrays.",
+    "log_every": "The state's d can be read at any step.",
+}
+ALL_TRAPS = (
+    "everything decays, biases and norms too",
+    "d is the estimate of all leaves together: under optax.partition of each part by itself",
+)
+D_TRAP = (
+    "the decay is multiplied by d too, which starts at 1e-6 and grows with the run: no number of "
+    "another optimizer is equal"
+)
+RESTS = "a step with rate 0 leaves the moments as they are too"
 
 
-def _common(request: Request) -> dict[str, Any]:
-    """The arguments that all of them have."""
-    growth = request.arguments.get("growth_rate", _UNLIMITED)
+def shared_arguments(request: Request) -> dict[str, Any]:
+    """The arguments of our optimizer that D-Adaptation and Prodigy have in common.
+
+    >>> from wdlab import conventions
+    >>> request = conventions.get("prodigyopt.Prodigy").request(1.0, {"growth_rate": 1.02})
+    >>> shared_arguments(request)["growth_rate"]
+    1.02
+    """
+    growth = request.arguments.get("growth_rate", UNLIMITED)
     unlimited = isinstance(growth, float) and math.isinf(growth)
     common = {
         "weight_decay": request.weight_decay,
@@ -38,22 +56,13 @@ def _common(request: Request) -> dict[str, Any]:
     return common
 
 
-def _prodigy(request: Request) -> optax.GradientTransformation:
-    b1, b2 = pair(request)
-    of_optax = request.name.startswith("optax")
-    return prodigy(
-        rate_of(request),
-        b1=b1,
-        b2=b2,
-        b3=request["beta3"],
-        eps=request["eps"],
-        safeguard_warmup=request["safeguard_warmup"],
-        d_coef=request["estim_lr_coef" if of_optax else "d_coef"],
-        bias_correction=request.arguments.get("use_bias_correction", True),
-        slice_every=request.arguments.get("slice_p", 1),
-        rests_at_zero_rate=not of_optax,
-        **_common(request),
-    )
+def decoupled_or_l2(arguments: Mapping[str, Any]) -> str:
+    """The coupling that ``decouple`` switches.
+
+    >>> decoupled_or_l2({"decouple": True})
+    'd_lr'
+    """
+    return "d_lr" if arguments["decouple"] else "l2"
 
 
 def _adam(request: Request) -> optax.GradientTransformation:
@@ -66,13 +75,13 @@ def _adam(request: Request) -> optax.GradientTransformation:
         eps=request["eps"],
         bias_correction=request.arguments.get("use_bias_correction", True),
         rests_at_zero_rate=not of_optax,
-        **_common(request),
+        **shared_arguments(request),
     )
 
 
 def _lion(request: Request) -> optax.GradientTransformation:
     b1, b2 = pair(request)
-    return dadapt_lion(rate_of(request), b1=b1, b2=b2, **_common(request))
+    return dadapt_lion(rate_of(request), b1=b1, b2=b2, **shared_arguments(request))
 
 
 def _adan(request: Request) -> optax.GradientTransformation:
@@ -80,35 +89,17 @@ def _adan(request: Request) -> optax.GradientTransformation:
     if not isinstance(betas, tuple | list) or len(betas) != 3:
         raise TypeError(f"{request.name}: betas must be three numbers, got {betas!r}.")
     given = dict(zip(("b1", "b2", "b3"), betas, strict=True))
-    given |= _common(request) | {"coupling": "d_lr" if request["no_prox"] else "proximal"}
+    given |= shared_arguments(request) | {"coupling": "d_lr" if request["no_prox"] else "proximal"}
     return dadapt_adan(rate_of(request), eps=request["eps"], **given)
 
 
 def _sgd(request: Request) -> optax.GradientTransformation:
-    return dadapt_sgd(rate_of(request), momentum=request["momentum"], **_common(request))
+    return dadapt_sgd(rate_of(request), momentum=request["momentum"], **shared_arguments(request))
 
 
 def _adagrad(request: Request) -> optax.GradientTransformation:
     momentum, eps = request["momentum"], request["eps"]
-    return dadapt_adagrad(rate_of(request), momentum=momentum, eps=eps, **_common(request))
-
-
-def _switched(arguments: Mapping[str, Any]) -> str:
-    return "d_lr" if arguments["decouple"] else "l2"
-
-
-_REFUSED = {
-    "fsdp_in_use": "Sums over sharded arrays are those of the whole arrays.",
-    "log_every": "The state's d can be read at any step.",
-}
-_ALL_TRAPS = (
-    "everything decays, biases and norms too",
-    "d is the estimate of all leaves together: under optax.partition of each part by itself",
-)
-_D_TRAP = (
-    "the decay is multiplied by d too, which starts at 1e-6 and grows with the run: no number of "
-    "another optimizer is equal"
-)
+    return dadapt_adagrad(rate_of(request), momentum=momentum, eps=eps, **shared_arguments(request))
 
 
 def _dadapt(
@@ -127,8 +118,8 @@ def _dadapt(
         source=_DADAPT.format(file),
         equation=equation,
         defaults=defaults,
-        refused=_REFUSED,
-        traps=(*traps, *_ALL_TRAPS),
+        refused=REFUSED,
+        traps=(*traps, *ALL_TRAPS),
         make=make,
         learning_rate=1.0,
         **place,
@@ -136,41 +127,9 @@ def _dadapt(
 
 
 _L2 = {"coupling": "l2", "order": "in the gradient"}
-_GROWTH = {"d0": 1e-6, "growth_rate": _UNLIMITED}
-_RESTS = "a step with rate 0 leaves the moments as they are too"
+_GROWTH = {"d0": 1e-6, "growth_rate": UNLIMITED}
 
 CONVENTIONS = (
-    Convention(
-        name="prodigyopt.Prodigy",
-        version="prodigyopt 1.1.2",
-        source=_PRODIGY,
-        equation=(
-            "rho_t = d lr_t; theta <- (1 - rho_t lambda s) theta; m, v of d g; theta <- theta - "
-            "rho_t m / (sqrt(v) + d_t eps); d_t = max(d, r / |s|_1)"
-        ),
-        coupling="d_lr",
-        coupling_of=_switched,
-        order="before",
-        epsilon="outside: sqrt(v) + d eps",
-        bias_correction="none, unless use_bias_correction=True: then rho_t sqrt(c2) / c1",
-        defaults={
-            "betas": (0.9, 0.999),
-            "beta3": None,
-            "eps": 1e-8,
-            "weight_decay": 0,
-            "decouple": True,
-            "use_bias_correction": False,
-            "safeguard_warmup": False,
-            "d0": 1e-6,
-            "d_coef": 1.0,
-            "growth_rate": _UNLIMITED,
-            "slice_p": 1,
-        },
-        refused=_REFUSED,
-        traps=(_D_TRAP, _RESTS, *_ALL_TRAPS),
-        make=_prodigy,
-        learning_rate=1.0,
-    ),
     _dadapt(
         "DAdaptAdam",
         "dadapt_adam",
@@ -185,8 +144,8 @@ CONVENTIONS = (
             "use_bias_correction": False,
             **_GROWTH,
         },
-        ("L2 by default, and the estimate sees it; Prodigy's default is decoupled", _RESTS),
-        coupling_of=_switched,
+        ("L2 by default, and the estimate sees it; Prodigy's default is decoupled", RESTS),
+        coupling_of=decoupled_or_l2,
         epsilon="outside: sqrt(v) + eps",
         bias_correction="none, unless use_bias_correction=True: then rho_t sqrt(c2) / c1",
         **_L2,
@@ -222,7 +181,7 @@ CONVENTIONS = (
         "m <- b2 m + (1 - b2) d lr_t g",
         _lion,
         {"betas": (0.9, 0.99), "weight_decay": 0.0, "d0": 1e-6},
-        (_D_TRAP, "the momentum is in units of the step, the gradient beside it is not"),
+        (D_TRAP, "the momentum is in units of the step, the gradient beside it is not"),
     ),
     _dadapt(
         "DAdaptAdan",
@@ -237,44 +196,14 @@ CONVENTIONS = (
             "no_prox": False,
             **_GROWTH,
         },
-        (_D_TRAP, "the decay is 0.02 by default, 0 in the other four", "betas are the shares kept"),
+        (D_TRAP, "the decay is 0.02 by default, 0 in the other four", "betas are the shares kept"),
         order="after",
         epsilon="outside: sqrt(v) + eps",
     ),
     Convention(
-        name="optax.contrib.prodigy",
-        version="optax 0.2.8",
-        source=_OPTAX.format("_prodigy"),
-        equation=(
-            "rho_t = d lr_t sqrt(c2) / c1; m, v of d g; theta <- theta - rho_t (m / (sqrt(v) + "
-            "d_t eps) + lambda s theta); d_t = max(d, r / |s|_1)"
-        ),
-        coupling="d_lr",
-        order="joint",
-        epsilon="outside: sqrt(v) + d eps",
-        bias_correction="always: rho_t sqrt(c2) / c1",
-        defaults={
-            "betas": (0.9, 0.999),
-            "beta3": None,
-            "eps": 1e-8,
-            "estim_lr0": 1e-6,
-            "estim_lr_coef": 1.0,
-            "weight_decay": 0.0,
-            "safeguard_warmup": False,
-        },
-        traps=(
-            _D_TRAP,
-            "NaN until the first gradient that is not 0, and for ever after; nothing moves here",
-            "always corrected for bias, which prodigyopt is not by default",
-            *_ALL_TRAPS,
-        ),
-        make=_prodigy,
-        learning_rate=1.0,
-    ),
-    Convention(
         name="optax.contrib.dadapt_adamw",
         version="optax 0.2.8",
-        source=_OPTAX.format("_dadapt_adamw"),
+        source=_OPTAX,
         equation=(
             "rho_t = d lr_t sqrt(c2) / c1; m <- b1 m + (1 - b1) rho_t g; theta <- theta - "
             "m / (sqrt(v) + eps) - rho_t lambda s theta"
@@ -290,10 +219,10 @@ CONVENTIONS = (
             "weight_decay": 0.0,
         },
         traps=(
-            _D_TRAP,
+            D_TRAP,
             "NaN until the first gradient that is not 0, and for ever after; nothing moves here",
             "decoupled and corrected for bias, which dadaptation.DAdaptAdam is not by default",
-            *_ALL_TRAPS,
+            *ALL_TRAPS,
         ),
         make=_adam,
         learning_rate=1.0,
