@@ -1,4 +1,4 @@
-"""Names in messages: the one that was meant, and the first few of many."""
+"""Names in messages: the one that was meant, the first few of many, and an error's own line."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -48,3 +48,13 @@ def first_few(items: Sequence[str], most: int = 5) -> str:
     """
     more = len(items) - most
     return ", ".join(map(printable, items[:most])) + (f" and {more} more" if more > 0 else "")
+
+
+def first_line(error: Exception) -> str:
+    """The kind of an error and the first line of its text, at most 200 characters of it.
+
+    >>> first_line(ValueError("no such leaf"))
+    'ValueError: no such leaf'
+    """
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
+from wdlab._core.names import first_line
+
 # Of a million steps the first twelve, then one in eight percent.
 STEPS = np.unique([0, *np.geomspace(1, 1e6, 181).astype(np.int32)]).astype(np.int32)
 _FIRST = 2  # Steps at the start of every run: what is wrong there cannot be meant.
@@ -62,10 +64,7 @@ def _values(schedule: Callable[[Any], Any], name: str) -> np.ndarray | None:
     try:
         traced, out = jax.make_jaxpr(schedule, return_shape=True)(np.int32(0))
     except Exception as error:  # noqa: BLE001  Whatever the user's function raises.
-        lines = str(error).splitlines() or [""]
-        raise TypeError(
-            f"{wanted}; calling it raised {type(error).__name__}: {lines[0][:200]}"
-        ) from None
+        raise TypeError(f"{wanted}; calling it raised {first_line(error)}") from None
     if getattr(out, "shape", None) != () or out.dtype == np.bool_:
         raise TypeError(f"{wanted}; it returned {out}.")
     try:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -48,6 +49,21 @@ def check_arrays(name: str, params: PyTree) -> None:
             f"{name}: params has no array, got {type(params).__name__}. Give the parameters as in "
             "training, or their shapes: jax.eval_shape(model.init, ...)."
         )
+
+
+def float32_shapes(params: PyTree) -> PyTree:
+    """Shapes of the parameters, floats as float32: how weights are rounded decides nothing.
+
+    >>> float32_shapes({"w": jnp.ones(2, jnp.bfloat16)})
+    {'w': ShapeDtypeStruct(shape=(2,), dtype=float32)}
+    """
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        dtype = jnp.result_type(leaf)
+        is_float = jnp.issubdtype(dtype, jnp.floating)
+        return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.float32 if is_float else dtype)
+
+    return jax.tree.map(shape, params)
 
 
 def _is_numbers(leaf: Any) -> bool:

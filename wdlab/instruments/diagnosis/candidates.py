@@ -72,8 +72,14 @@ class Program(NamedTuple):
         return np.asarray(found)
 
     def arguments(self, values: Sequence[float]) -> dict[str, Any]:
-        """The original's arguments that are not its defaults."""
-        return arguments_of(self, values)
+        """The original's arguments that are not its defaults, and its decay, without the clip."""
+        known, numbers = get(self.name), [slot for slot in self.slots if slot.argument != CLIP]
+        filled = _filled({slot.argument: None for slot in numbers}, self.slots, values)
+        told, decay = {**dict(self.fixed), **filled}, str(known.decay_argument)
+        others = {a: v for a, v in told.items() if v != known.defaults[a] and (v or a != decay)}
+        if told.get(decay) or known.defaults.get(decay):
+            others[decay] = told.get(decay)
+        return others
 
 
 def unbuilt() -> tuple[str, ...]:
@@ -104,6 +110,8 @@ def program(
     >>> found = program("torch.AdamW", (2, 3), ())
     >>> found.slots[1], found.defaults[:2], found.arrays
     (Slot(argument='betas', index=0), (1e+30, 0.9), ((2, 3), (2, 3)))
+    >>> found.arguments((NO_CLIP, 0.9, 0.95, 1e-8, 0.0))
+    {'betas': (0.9, 0.95), 'weight_decay': 0.0}
     """
     if not _takes(name, shape):
         return None
@@ -211,27 +219,6 @@ def _filled(numbers: Mapping[str, Any], slots: Sequence[Slot], values: Sequence[
         else:
             told[argument] = (*told.get(argument, ()), value)
     return {argument: told[argument] for argument in numbers}
-
-
-def arguments_of(found: Program, values: Sequence[float]) -> dict[str, Any]:
-    """The original's arguments that are not its defaults, and its decay, without the clip.
-
-    >>> found = program("torch.AdamW", (2, 3), ())
-    >>> arguments_of(found, (NO_CLIP, 0.9, 0.95, 1e-8, 0.0))
-    {'betas': (0.9, 0.95), 'weight_decay': 0.0}
-    """
-    told = _filled(
-        {slot.argument: None for slot in found.slots if slot.argument != CLIP}, found.slots, values
-    )
-    known = get(found.name)
-    told = {**dict(found.fixed), **told}
-    decay = told.get(str(known.decay_argument))
-    others = {
-        a: v for a, v in told.items() if v != known.defaults[a] and (v or a != known.decay_argument)
-    }
-    if decay or known.defaults.get(str(known.decay_argument)):
-        others[str(known.decay_argument)] = decay
-    return others
 
 
 def build_convention(

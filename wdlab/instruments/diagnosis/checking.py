@@ -58,7 +58,7 @@ def checked(
     own, shape = tried.tx, tried.shape
     if len(arrays_of(tried.program.state)) != len(arrays_of(tried.wide.state)):  # It is factored.
         own, shape = tried.wide_tx, tried.wide_shape
-    answer, theirs = None, fit.transformation(peak, peak)
+    answer = theirs = None
     for scalar in () if rates.places is None else rates.places[:_MOST_SCALARS] or (None,):
         rate = rates.factor if scalar is None else tried.schedule(scalar, rates.factor)
         theirs = fit.transformation(rate, peak)
@@ -67,8 +67,9 @@ def checked(
         answer = equivalent(own, theirs, jax.ShapeDtypeStruct(shape, np.float32))
         if answer:
             break
-    proved = answer is not None and answer.how == "proved"
-    return answer, not proved and untried_branches(tried, theirs, calls)
+    if answer is not None and answer.how == "proved":
+        return answer, False
+    return answer, untried_branches(tried, theirs or fit.transformation(peak, peak), calls)
 
 
 # Of ``equivalent``: what gradients make of weights that no run goes on with.

@@ -7,7 +7,6 @@ import numpy as np
 
 from wdlab.conventions import get
 from wdlab.instruments.diagnosis.fit import Fit
-from wdlab.instruments.diagnosis.fits import answers_of
 from wdlab.instruments.diagnosis.tried_problems import Problem, Tried
 
 Array = Any
@@ -24,12 +23,12 @@ def with_decay(tried: Tried, fit: Fit, rates: Array) -> Fit | None:
     >>> import jax, optax
     >>> from wdlab.instruments.diagnosis.candidates import program
     >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
-    >>> shape = jax.ShapeDtypeStruct((5,), "float32")
-    >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
     >>> from wdlab.instruments.diagnosis.fits import first_guess
-    >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)
-    >>> with_decay(tried, fit, fit.rates).arguments
-    {}
+    >>> leaf, tx = jax.ShapeDtypeStruct((5,), "float32"), optax.adamw(0.5, weight_decay=0.1)
+    >>> tried = try_leaf(tx, [leaf], 0, 1)
+    >>> fit = first_guess(tried, program("torch.AdamW", tried.shape, ()), l2=False)
+    >>> with_decay(tried, fit, np.full(5, 0.5)).arguments
+    {'weight_decay': 0.1}
     """
     decay, shares = get(fit.program.name).decay_argument, fit.shares
     places = [n for n, slot in enumerate(fit.program.slots) if slot.argument == decay]
@@ -48,7 +47,7 @@ def with_decay(tried: Tried, fit: Fit, rates: Array) -> Fit | None:
         values = list(fit.values)
         if places:
             values[places[0]] = float(f"{option:.6g}")
-        answers = answers_of(tried, fit.program, tuple(values), rates, tried.problems[0])
+        answers = tried.answers(fit.program, tuple(values), rates)
         if _same(tried.problems[0], answers, shares, 1e-5 if fit.exact else 1e-4):
             return replace(fit, values=tuple(values), shares=np.zeros_like(shares), rates=rates)
     return None
@@ -59,21 +58,21 @@ def plainest(tried: Tried, fit: Fit) -> Fit:
 
     >>> import jax, optax
     >>> from wdlab.instruments.diagnosis.candidates import program
+    >>> from wdlab.instruments.diagnosis.fits import fitted
     >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
-    >>> shape = jax.ShapeDtypeStruct((5,), "float32")
-    >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
-    >>> from wdlab.instruments.diagnosis.fits import first_guess
-    >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)
-    >>> plainest(tried, fit).values == fit.values
+    >>> leaf = jax.ShapeDtypeStruct((5,), "float32")
+    >>> tried = try_leaf(optax.sgd(0.5), [leaf], 0, 1)
+    >>> found = program("torch.SGD", tried.shape, ())
+    >>> changed = [0.3 if slot.argument == "dampening" else x  # Unused without momentum.
+    ...            for slot, x in zip(found.slots, found.defaults)]
+    >>> plainest(tried, fitted(tried, found, changed)).values == found.defaults
     True
     """
-    decay, problem = get(fit.program.name).decay_argument, tried.problems[0]
+    decay = get(fit.program.name).decay_argument
     for n, slot in enumerate(fit.program.slots):
         if slot.argument != decay and fit.values[n] != fit.program.defaults[n]:
             values = (*fit.values[:n], fit.program.defaults[n], *fit.values[n + 1 :])
-            one, two = (
-                answers_of(tried, fit.program, v, fit.rates, problem) for v in (fit.values, values)
-            )
+            one, two = (tried.answers(fit.program, v, fit.rates) for v in (fit.values, values))
             if np.array_equal(one, two):
                 fit = replace(fit, values=values)
     return fit

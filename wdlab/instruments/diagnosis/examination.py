@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from wdlab._core.dtypes import is_16_bit
+from wdlab._core.names import first_line
 from wdlab.instruments.diagnosis.one_leaf import measured_alone
 from wdlab.instruments.diagnosis.program_facts import decay_terms, injected, state_changes
+from wdlab.instruments.inputs import float32_shapes
 from wdlab.instruments.plans import GRID, TracedOptimizer, gradients_of, measure, trace_update
 from wdlab.rules import leaves_with_paths, looks_like_matrix, looks_like_norm_or_bias
 
@@ -159,7 +161,7 @@ def examine(
     """
     pairs = leaves_with_paths(params)
     kept = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), params)
-    wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, _wide(x.dtype)), kept)
+    wide = float32_shapes(kept)
     state = jax.eval_shape(tx.init, kept)
     grid = np.unique([*GRID[steps > GRID], steps - 1])
     told = {
@@ -176,9 +178,7 @@ def examine(
     try:
         traced = TracedOptimizer(tx, wide)
     except Exception as error:  # noqa: BLE001  Whatever an update raises that is called like this.
-        line = str(error).splitlines()[0][:200] if str(error) else ""
-        reason = f"{type(error).__name__}: {line}"
-        return Examination(leaves=(), traced=None, reason=reason, **told)
+        return Examination(leaves=(), traced=None, reason=first_line(error), **told)
     update = trace_update(tx, gradients_of(wide), jax.eval_shape(tx.init, wide), wide)
     terms = decay_terms(update, len(pairs))
     measured = measured_alone(tx, wide, measure(traced, grid), grid)
@@ -236,7 +236,3 @@ def _names(structure: Any) -> list[str]:
     ours = getattr(kind, "__module__", "").startswith("wdlab.")
     own = [f"wdlab.{kind.__name__}" if ours else kind.__name__] if kind is not None else []
     return own + [name for child in structure.children() for name in _names(child)]
-
-
-def _wide(dtype: Any) -> Any:
-    return jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else dtype

@@ -8,7 +8,7 @@ import numpy as np
 from wdlab.conventions import get
 from wdlab.instruments.diagnosis.candidates import CLIP, NO_CLIP, Program, Slot, program
 from wdlab.instruments.diagnosis.fit import Fit
-from wdlab.instruments.diagnosis.tried_problems import Problem, Tried
+from wdlab.instruments.diagnosis.tried_problems import Tried
 
 Array = Any
 _MOST_ROUNDS = 3
@@ -35,13 +35,13 @@ def fitted(tried: Tried, found: Program, values: Sequence[float], rates: Any = N
     if rates is None and found.keeps_weights:
         rates = np.ones(len(tried.problems[0].losses))
     errors, rows, shares = [], [], []
-    for problem in tried.problems:
+    for place, problem in enumerate(tried.problems):
         count = len(problem.losses)
         if errors and np.mean(errors) > _FAR:  # The further ones would be as far.
             errors += [1.0] * count
             continue
         given = np.ones(count) if rates is None else rates[:count]
-        answers = answers_of(tried, found, tuple(values), given, problem)
+        answers = tried.answers(found, tuple(values), given, place)
         for n in range(count):
             u, w, d = (np.ravel(x[n]) for x in (problem.updates, problem.weights, answers))
             if rates is None:
@@ -58,27 +58,6 @@ def fitted(tried: Tried, found: Program, values: Sequence[float], rates: Any = N
     error = float(np.mean(errors) + np.mean(np.minimum(apart, 1.0)) if apart else np.mean(errors))
     told = rows[:first], np.asarray(shares[:first]), errors
     return Fit(found, tuple(values), error, *told)
-
-
-def answers_of(
-    tried: Tried, found: Program, values: tuple[float, ...], rates: Array, problem: Problem
-) -> Array:
-    """The convention's updates, computed once.
-
-    >>> import jax, optax
-    >>> from wdlab.instruments.diagnosis.candidates import program
-    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
-    >>> shape = jax.ShapeDtypeStruct((5,), "float32")
-    >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
-    >>> found, problem = program("torch.SGD", tried.shape, ()), tried.problems[0]
-    >>> answers = answers_of(tried, found, found.defaults, np.full(5, 0.5), problem)
-    >>> bool(np.allclose(answers, problem.updates))
-    True
-    """
-    key = found.text, values, rates.tobytes(), id(problem)
-    if key not in tried.cache:
-        tried.cache[key] = found.answers(values, rates, problem)
-    return tried.cache[key]
 
 
 def _least_squares(u: Array, w: Array, d: Array) -> tuple[Any, Any, float]:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from wdlab.conventions import get
+from wdlab.instruments.diagnosis.argument_meanings import first_moment
 from wdlab.instruments.diagnosis.checking import NOT_FINITE, Rates, checked
 from wdlab.instruments.diagnosis.differing_terms import differing_term
 from wdlab.instruments.diagnosis.examination import Examination, LeafFacts
@@ -25,8 +26,6 @@ _KNOWN: dict[Any, Any] = {}
 _MOST_KNOWN = 256
 _UNTRIED = "a branch that no tried step takes, as of a clip behind the step"
 _NEAR = 0.5  # Error above which nothing is called near.
-# What the first moment's decay is called.
-_MOMENTA = ("betas", "b1", "beta1", "beta_1", "momentum", "beta", "mu", "muon_momentum")
 
 
 @dataclass(frozen=True)
@@ -142,8 +141,6 @@ def _match(
     same: tuple[str, ...], term: str,
 ) -> Match:  # fmt: skip
     told = {**get(fit.program.name).defaults, **fit.arguments}
-    momenta = [told[name] for name in _MOMENTA if name in told]
-    first = momenta[0][0] if momenta and isinstance(momenta[0], tuple) else (momenta or [0.0])[0]
     at = np.searchsorted(leaf.steps, run.busiest_step(leaf))
     return Match(
         name=fit.program.name,
@@ -153,7 +150,7 @@ def _match(
         term=term,
         clip=fit.clip,
         learning_rate=float(rates[at]),
-        momentum=float(first or 0.0),
+        momentum=first_moment(told),
         rates=rates,
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jax.extend import core
 
+from wdlab.instruments.diagnosis.pruned_programs import needed, pruned
 from wdlab.instruments.plans import TracedOptimizer, measure, trace_update
 
 PyTree = Any
@@ -63,14 +64,14 @@ def _one_leaf(
     kept: set[int] = set()
     while True:  # Until what is kept of the state goes on by itself.
         wanted = [results[place], *(results[count + n] for n in sorted(kept))]
-        needed = _needed(update.jaxpr, wanted)
-        more = {n for n in range(arrays) if update.jaxpr.invars[count + n] in needed}
+        used = needed(update.jaxpr, wanted)
+        more = {n for n in range(arrays) if update.jaxpr.invars[count + n] in used}
         if more <= kept:
             break
         kept |= more
     own = sorted(kept)
-    start, inputs = _pruned(init, own)
-    step, asked = _pruned(update, [place, *(count + n for n in own)])
+    start, inputs = pruned(init, own)
+    step, asked = pruned(update, [place, *(count + n for n in own)])
     with_loss = len(update.jaxpr.invars) > first + count
 
     def filled(n: int, leaf: Array) -> Array:
@@ -155,28 +156,3 @@ def _without_zeros(closed: Any, places: set[int]) -> Any:
 
 def _is_zero(value: Any) -> bool:
     return np.ndim(value) == 0 and np.asarray(value).dtype.kind == "f" and float(value) == 0.0
-
-
-def _needed(jaxpr: Any, wanted: list[Any]) -> set[Any]:
-    """The variables from which those are computed."""
-    needed = {v for v in wanted if not isinstance(v, core.Literal)}
-    for eqn in reversed(jaxpr.eqns):
-        if needed.intersection(eqn.outvars):
-            needed.update(a for a in eqn.invars if not isinstance(a, core.Literal))
-    return needed
-
-
-def _pruned(closed: Any, places: list[int]) -> tuple[Callable[[list[Array]], list[Array]], list]:
-    """Some of a jaxpr's results as a function of what they need alone; which arguments that is."""
-    jaxpr = closed.jaxpr
-    outvars = [jaxpr.outvars[n] for n in places]
-    needed = _needed(jaxpr, outvars)
-    eqns = [eqn for eqn in jaxpr.eqns if needed.intersection(eqn.outvars)]
-    asked = [n for n, v in enumerate(jaxpr.invars) if v in needed]
-    program = jaxpr.replace(
-        eqns=eqns,
-        invars=[jaxpr.invars[n] for n in asked],
-        outvars=outvars,
-        debug_info=jaxpr.debug_info.with_unknown_names(),
-    )
-    return lambda given: jax.core.eval_jaxpr(program, closed.consts, *given), asked

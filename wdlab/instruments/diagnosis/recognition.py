@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from wdlab.conventions import get, names
+from wdlab.instruments.diagnosis.argument_meanings import meaning
 from wdlab.instruments.diagnosis.candidates import program, signature
 from wdlab.instruments.diagnosis.checking import Rates
 from wdlab.instruments.diagnosis.decay_of_fit import plainest, with_decay
@@ -131,32 +132,19 @@ def _searched(tried: Tried, fits: list[Fit], most: int) -> list[Fit]:
 
 def _with_numbers_of(tried: Tried, fit: Fit, other: Fit) -> Fit:
     """The fit with the numbers of another in the slots of the same meaning."""
-    told = {_meaning(slot): v for slot, v in zip(other.program.slots, other.values, strict=True)}
+    told = {meaning(*slot): v for slot, v in zip(other.program.slots, other.values, strict=True)}
     found, own = fit.program, {slot.argument for slot in fit.program.slots}
     fixed = dict(found.fixed)
     for argument, value in get(found.name).defaults.items():
-        meaning = _meaning((argument, None))
-        if argument not in own and isinstance(value, float) and meaning in told:
-            fixed[argument] = told[meaning]
+        if argument not in own and isinstance(value, float) and meaning(argument) in told:
+            fixed[argument] = told[meaning(argument)]
     if fixed != dict(found.fixed):
         found = program(found.name, tried.shape, tuple(sorted(fixed.items()))) or found
     pairs = zip(fit.program.slots, fit.values, strict=True)
-    values = {slot: told.get(_meaning(slot), v) for slot, v in pairs}
+    values = {slot: told.get(meaning(*slot), v) for slot, v in pairs}
     new = [values.get(slot, v) for slot, v in zip(found.slots, found.defaults, strict=True)]
     rates = other.rates if fit.program.keeps_weights else None
     return min(fit, fitted(tried, found, new, rates), key=lambda fit: fit.error)
-
-
-_MEANINGS = {
-    ("betas", 0): "b1", ("beta1", None): "b1", ("beta_1", None): "b1", ("b1", None): "b1",
-    ("betas", 1): "b2", ("beta2", None): "b2", ("beta_2", None): "b2", ("b2", None): "b2",
-    ("eps", None): "eps", ("epsilon", None): "eps", ("momentum", None): "momentum",
-    ("beta", None): "momentum", ("mu", None): "momentum", ("muon_momentum", None): "momentum",
-}  # fmt: skip
-
-
-def _meaning(slot: Any) -> Any:
-    return _MEANINGS.get(tuple(slot), tuple(slot))
 
 
 def _told(tried: Tried, fit: Fit) -> tuple[Fit, Rates] | None:

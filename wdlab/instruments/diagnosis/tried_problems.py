@@ -1,20 +1,20 @@
 """An optimizer's answers on two tiny problems, and the numbers that its program works with."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
-from wdlab.instruments.diagnosis.candidates import arrays_of
+from wdlab.instruments.diagnosis.candidates import Program, arrays_of
 from wdlab.instruments.diagnosis.one_leaf import one_leaf
+from wdlab.instruments.diagnosis.program_numbers import constants_of, scalars_of_step
+from wdlab.instruments.diagnosis.pruned_programs import with_results
 from wdlab.instruments.equivalence.evaluation import evaluate
 from wdlab.instruments.equivalence.proof import Traced, traced
-from wdlab.instruments.plans import of_kind
 
 Array = Any
 # Sizes of the gradients, one for each update; the tiny ones show where an epsilon stands.
@@ -52,6 +52,13 @@ class Tried:
     clip: float | None  # The norm to which gradients are clipped; None where they are not.
     keeps_weights: bool  # Whether the state begins with a copy of the weights.
     cache: dict[Any, Array] = field(default_factory=dict, repr=False)  # Of candidates' answers.
+
+    def answers(self, found: Program, values: tuple[float, ...], rates: Array, n: int = 0) -> Array:
+        """A convention's updates in problem ``n``, with these numbers and rates; computed once."""
+        key = found.text, values, rates.tobytes(), n
+        if key not in self.cache:
+            self.cache[key] = found.answers(values, rates, self.problems[n])
+        return self.cache[key]
 
     def values(self, place: int, steps: Array) -> Array:
         """One of the scalars at these numbers of updates made before."""
@@ -118,7 +125,7 @@ def try_leaf(tx: Any, params: Any, place: int, calls: int) -> Tried:
     wide = traced(wide_tx, jax.ShapeDtypeStruct(wide_shape, np.float32))
     alone = one_leaf(tx, params, place, small_shape)
     program = traced(alone, jax.ShapeDtypeStruct(shape, np.float32))
-    of_step = _of_the_step(program)
+    of_step = scalars_of_step(program)
     problems, scalars = [], []
     for seed, sizes in enumerate(_SIZES):
         random = np.random.default_rng(seed)
@@ -128,7 +135,7 @@ def try_leaf(tx: Any, params: Any, place: int, calls: int) -> Tried:
     arrays = list(arrays_of(wide.state))
     if calls > 1 and wide_shape in arrays:
         arrays.remove(wide_shape)  # Where gradients are accumulated.
-    numbers = _numbers(program)
+    numbers = constants_of(program)
     told = tuple(of_step), np.transpose(scalars[0])
     clip = _clip(program, numbers, calls)
     weights = problems[0].weights[0]
@@ -195,77 +202,3 @@ def _run(
         weights.append(weights[-1] + np.nan_to_num(total))
     told = [np.asarray(x) for x in (weights[:-1], gradients, losses, updates)]
     return Problem(*told), scalars
-
-
-def with_results(closed: Any, variables: list[Any], *, keep: bool = True) -> Any:
-    """A jaxpr with some of its variables as results, behind its own or, else, in their place.
-
-    >>> program = jax.make_jaxpr(lambda x: 3 * (x + 1))(2.0)
-    >>> evaluate(with_results(program, program.eqns[0].outvars, keep=False), [np.float64(2.0)])
-    [array(3.)]
-    """
-    jaxpr, own = closed.jaxpr, [*closed.jaxpr.outvars] * keep
-    needed, eqns = {v for v in [*own, *variables] if not isinstance(v, core.Literal)}, []
-    for eqn in reversed(jaxpr.eqns):
-        if needed.intersection(eqn.outvars):
-            needed.update(a for a in eqn.invars if not isinstance(a, core.Literal))
-            eqns.append(eqn)
-    more = jaxpr.replace(
-        eqns=eqns[::-1],
-        outvars=[*own, *variables],
-        debug_info=jaxpr.debug_info.with_unknown_names(),
-    )
-    return core.ClosedJaxpr(more, closed.consts)
-
-
-def _of_the_step(program: Traced) -> list[Any]:
-    """Scalars of the program that depend on no gradient, weight, loss or array of the state.
-
-    But on whether these are finite: those tried are.
-    """
-    jaxpr, count = program.update.jaxpr, len(program.state)
-    states = [n for n in range(count) if program.state[n].shape == ()]
-    while True:  # Until those left go on to values of those left alone.
-        known = {*jaxpr.constvars, *(jaxpr.invars[1 + n] for n in states)}
-        found = [jaxpr.invars[1 + n] for n in states]
-        for eqn in jaxpr.eqns:
-            if _tells_finite(eqn) or all(
-                isinstance(a, core.Literal) or a in known for a in eqn.invars
-            ):
-                known.update(eqn.outvars)
-                found += [v for v in eqn.outvars if v.aval.shape == ()]
-        after = [jaxpr.outvars[1 + n] for n in states]
-        pairs = zip(states, after, strict=True)
-        left = [n for n, v in pairs if isinstance(v, core.Literal) or v in known]
-        if left == states:
-            return [v for v in found if v.aval.dtype.kind == "f"]
-        states = left
-
-
-def _tells_finite(eqn: Any) -> bool:
-    """Whether an operation has one result for all finite numbers: ``isfinite(x)``, ``x - x``."""
-    name, given = eqn.primitive.name, eqn.invars
-    return name == "is_finite" or (name == "sub" and given[0] is given[1])
-
-
-def _numbers(program: Traced) -> tuple[float, ...]:
-    found = {abs(x) for closed in (program.init, program.update) for x in _constants(closed)}
-    return tuple(sorted(x for x in found if 1e-32 < x < 1e6))
-
-
-def _constants(closed: Any) -> Iterator[float]:
-    jaxpr = getattr(closed, "jaxpr", closed)
-    for x in getattr(closed, "consts", ()):
-        if np.size(x) == 1 and np.asarray(x).dtype.kind in "fiu":
-            yield float(of_kind(np.ravel(x))[0])
-    for atom in [a for eqn in jaxpr.eqns for a in eqn.invars] + list(jaxpr.outvars):
-        if isinstance(atom, core.Literal) and np.size(atom.val) == 1:
-            yield float(of_kind(np.ravel(np.asarray(atom.val)))[0])
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "scan":
-            yield float(eqn.params["length"])
-        for key in ("jaxpr", "call_jaxpr", "fun_jaxpr", "cond_jaxpr", "body_jaxpr"):
-            if key in eqn.params:
-                yield from _constants(eqn.params[key])
-        for branch in eqn.params.get("branches", ()):
-            yield from _constants(branch)

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
+from wdlab._core.names import first_line
 from wdlab.instruments.equivalence.later_steps import later_difference
 from wdlab.instruments.equivalence.problems import (
     PROBLEMS,
@@ -15,7 +13,7 @@ from wdlab.instruments.equivalence.problems import (
     run_shapes,
 )
 from wdlab.instruments.equivalence.proof import Traced, proved_equal, traced
-from wdlab.instruments.inputs import check_arrays, check_transformation
+from wdlab.instruments.inputs import check_arrays, check_transformation, float32_shapes
 from wdlab.instruments.plans import GRID, TracedOptimizer
 from wdlab.rules import leaves_with_paths, parameters
 
@@ -93,7 +91,7 @@ def equivalent(tx_a: Any, tx_b: Any, params: PyTree, *, wrt: Any = None) -> Equi
     params = parameters(params, wrt)
     check_arrays("equivalent", params)
     paths = [path for path, _ in leaves_with_paths(params)]
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), _wide(x)), params)
+    shapes = float32_shapes(params)
     one, two = _traced("first", tx_a, shapes), _traced("second", tx_b, shapes)
     if proved_equal(one, two):
         return Equivalence(True, "proved")
@@ -118,13 +116,7 @@ def _traced(which: str, tx: Any, params: PyTree) -> Traced:
     try:
         return traced(tx, params)
     except Exception as error:
-        line = str(error).splitlines()[0] if str(error) else ""
         raise ValueError(
             f"equivalent: the {which} optimizer cannot be traced on these parameters: "
-            f"{type(error).__name__}: {line[:200]}"
+            f"{first_line(error)}"
         ) from error
-
-
-def _wide(x: Any) -> Any:
-    dtype = jnp.result_type(x)
-    return jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else dtype

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wdlab._core.names import first_few
+from wdlab._core.names import first_few, first_line
+from wdlab.instruments.inputs import float32_shapes
 from wdlab.instruments.plans.branches import branches_in
 from wdlab.instruments.plans.comparison import plan_differences
 from wdlab.instruments.plans.measured_decay import Measured, measure, shares
@@ -175,14 +176,11 @@ def decay_plan(tx_or_rules: Any, params: PyTree, *, wrt: Any = None) -> DecayPla
     tree = jax.tree.unflatten(jax.tree.structure(params), shapes)
     state = jax.eval_shape(tx_or_rules.init, tree)
     parts, branches = _parts(state, tree), branches_in(state, tree)
-    # float32: what is decided does not depend on how weights are rounded, and is seen exactly.
-    wide = [jax.ShapeDtypeStruct(x.shape, _wide(x.dtype)) for x in shapes]
     try:
-        traced = TracedOptimizer(tx_or_rules, jax.tree.unflatten(jax.tree.structure(params), wide))
+        traced = TracedOptimizer(tx_or_rules, float32_shapes(tree))
     except Exception as error:  # noqa: BLE001  Whatever an update raises that is called like this.
         nothing = {"coupling": "unknown", "decay": Curve((None,) * len(PROBED_STEPS))}
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
-        return _plan(rows, [nothing] * len(rows), parts, 1, reason, branches)
+        return _plan(rows, [nothing] * len(rows), parts, 1, first_line(error), branches)
     return _plan(rows, _kinds(traced), parts, traced.calls, "", branches)
 
 
@@ -230,10 +228,6 @@ def _parts(state: PyTree, params: PyTree) -> tuple[str, ...]:
 
     found = [name for name, _ in itertools.groupby(names(jax.tree.structure(state)))]
     return (*found, f"{len(sizes)} arrays of {sum(sizes)} entries")
-
-
-def _wide(dtype: Any) -> Any:
-    return jnp.float32 if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
 def _size(leaves: list[LeafPlan]) -> int:
