@@ -17,7 +17,8 @@ from examples.gpt import model, optim, step
 from examples.gpt.config import Config
 from examples.gpt.configs import CONFIGS
 from examples.gpt.data import GPT2_VOCABULARY
-from examples.runs.mesh import Layout, make_mesh
+from examples.runs.layout import Layout
+from examples.runs.mesh import make_mesh
 from wdlab.rules import leaves_with_paths
 
 from .side_by_side import Timing, in_turns

@@ -14,7 +14,8 @@ import numpy as np
 
 from examples.resnet import model, optim, step
 from examples.resnet.config import Config
-from examples.runs.mesh import Layout, make_mesh
+from examples.runs.layout import Layout
+from examples.runs.mesh import make_mesh
 
 from .side_by_side import Timing, in_turns
 

@@ -21,7 +21,8 @@ from rich.console import Console
 
 from examples.runs.errors import UserError, fail
 from examples.runs.hlo import collectives
-from examples.runs.mesh import Layout, make_mesh
+from examples.runs.layout import Layout
+from examples.runs.mesh import make_mesh
 from examples.runs.program import Program
 from examples.runs.roofline import CHIPS, GIB, Chip, Roofline, roofline
 from wdlab.training import opt_state_shardings

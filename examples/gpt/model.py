@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from examples.runs.mesh import Layout, along_batch
+from examples.runs.layout import Layout
+from examples.runs.mesh import along_batch
 
 from . import attention
 from .blocks import Block, Cache, Key, dtypes, initial_std, make_norm, normalize, split_key

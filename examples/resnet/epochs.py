@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from examples.runs.errors import Diverged
-from examples.runs.mesh import Layout
+from examples.runs.layout import Layout
 from examples.runs.pace import Pace
 
 from . import data, optim, step

@@ -11,7 +11,8 @@ from flax import nnx
 
 from examples.runs.errors import UserError
 from examples.runs.flags import nearest
-from examples.runs.mesh import Layout, gathered
+from examples.runs.layout import Layout
+from examples.runs.mesh import gathered
 
 from .config import Config
 from .layers import linear

@@ -21,7 +21,8 @@ from wdlab.training import Checkpoints
 from . import processes, run_dir
 from .display import Display
 from .errors import UserError
-from .mesh import Layout, bytes_here, make_mesh
+from .layout import Layout
+from .mesh import bytes_here, make_mesh
 from .pictures import Panels, save_curves
 from .records import Records, Row
 from .same_optimizer import same_optimizer

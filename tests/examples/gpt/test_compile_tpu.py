@@ -6,7 +6,8 @@ import re
 import pytest
 
 from examples.gpt import compile_tpu
-from examples.runs.mesh import Layout, make_mesh
+from examples.runs.layout import Layout
+from examples.runs.mesh import make_mesh
 
 pytestmark = pytest.mark.usefixtures("tpu_compiler")
 SMALL = ["--n_layer=1", "--n_head=2", "--n_embd=128", "--block_size=128", "--ema_coef=0"]

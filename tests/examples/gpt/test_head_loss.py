@@ -9,7 +9,8 @@ import pytest
 
 from examples.gpt import head_loss, model
 from examples.gpt.step import losses
-from examples.runs.mesh import Layout, make_mesh
+from examples.runs.layout import Layout
+from examples.runs.mesh import make_mesh
 from tests.examples.gpt.test_model import SMALL, VOCAB, with_noise
 
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, (4, 7))

@@ -22,7 +22,8 @@ from examples.resnet import data as resnet_data
 from examples.resnet import flags as resnet_flags
 from examples.runs import hlo, launch, processes
 from examples.runs.errors import UserError
-from examples.runs.mesh import Layout, along_batch, make_mesh
+from examples.runs.layout import Layout
+from examples.runs.mesh import along_batch, make_mesh
 from examples.runs.program import Program
 from examples.runs.records import read
 from examples.runs.run_dir import settings_of
