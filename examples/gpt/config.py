@@ -118,11 +118,10 @@ class Config(Settings):
     # Decay.
     weight_decay: float = setting(0.0, NOT_NEGATIVE)  # lambda; coupling says what multiplies it
     coupling: Coupling = "lr"  # not of gd and gdm, which decay as torch.optim.SGD does: l2
-    # which parameters decay: a preset of wdlab.rules; what the convention itself exempts; or
+    # which parameters decay: a preset of wdlab.rules; convention: all but what it exempts itself;
+    # substrings: those whose path contains one of wd_substrings_include
     rules: Rules = "substrings"
-    wd_substrings_include: str = (
-        "wte wpe mlp attn lm_head"  # those whose path contains one of these
-    )
+    wd_substrings_include: str = "wte wpe mlp attn lm_head"  # words, with spaces between them
     # adds l2_reg * ||w||^2 over the same parameters; excludes weight_decay
     l2_reg: float = setting(0.0, NOT_NEGATIVE)
 
@@ -173,14 +172,13 @@ class Config(Settings):
     @property
     def least_bytes(self) -> int:
         """What a run takes at the very least: large weights, their copies, one step's arrays."""
-        blocks = self.n_layer * self.n_embd * (2 * self.n_embd + 2 * self.inner_width)
-        weights = blocks + self.n_layer * self.lora_rank * self.n_embd
+        per_layer = self.n_embd * (2 * (self.n_embd + self.inner_width) + self.lora_rank)
         one = self.opt_type in ("muon", "gdm") or bool(self.convention)
         moments = 0 if self.opt_type == "gd" else 1 if one else 2
         copies = 2 + moments + bool(self.ema_coef)  # With the gradient.
         residuals = self.batch_size * self.block_size * self.n_embd * self.n_layer
         windows = self.batch_size * self.gradient_accumulation_steps + 2 * self.eval_examples
-        return 4 * (weights * copies + residuals + windows * self.block_size)
+        return 4 * (self.n_layer * per_layer * copies + residuals + windows * self.block_size)
 
     def trajectory(self) -> dict[str, Any]:
         """As in :class:`Settings`, with what follows from ``max_iters`` and ``learning_rate``."""

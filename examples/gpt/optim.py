@@ -68,6 +68,19 @@ def shrink(config: Config) -> ScalarOrSchedule:
     return lambda count: value_at(kappa, count) * config.weight_decay / (1 - kept)
 
 
+def described(config: Config) -> list[str]:
+    """What the decay will amount to, for people."""
+    lines, decay = [], config.weight_decay
+    if config.l2_reg:
+        lines.append(f"l2_reg {config.l2_reg}: 2 * l2_reg * w is added to the gradient")
+    if config.convention:
+        return [*lines, conventions.described(config.convention, decay)]
+    if not is_decoupled(config):
+        return [*lines, f"weight decay {decay} is L2, added to the gradient before the optimizer"]
+    profile = wdlab.decay_profile(decay, decay_multiplier(config), config.max_iters)
+    return [*lines, f"weight decay {decay}, coupling {config.coupling!r}:\n{profile}"]
+
+
 def _watched(config: Config) -> tuple[optax.GradientTransformation, ...]:
     """What looks at the finished step every so often and changes nothing (``--doctor``)."""
     if not config.doctor:

@@ -2,12 +2,18 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
+
+import jax
 
 from examples.runs import run_dir
 from examples.runs.errors import UserError
+from examples.runs.layout import Layout
+from wdlab.training import Checkpoints
 
 from .config import Config
-from .model import Params
+from .model import Params, create, make_graph
+from .step import Carry, first_loss_scale
 from .weights import load_gpt2
 
 _WRITE = (
@@ -74,6 +80,49 @@ def checkpoint_of(run: str) -> Start:
         raise UserError(f"{checkpoints.parent / 'config.json'}, the run's settings, is missing")
     config = _settings(checkpoints.parent, Config())
     return Start(config, step, None, checkpoints, config)
+
+
+def model_of(start: Start, vocab_size: int, layout: Layout) -> tuple[Any, Params]:
+    """How the model computes, and the weights that it begins with, where they belong.
+
+    Raises:
+      UserError: If the start's weights are for another number of tokens.
+    """
+    config, params = start.config, start.params
+    if params is None:
+        return create(config, vocab_size, config.random_seed, layout)
+    known = len(params["wte"]["embedding"])
+    if known != vocab_size:
+        raise UserError(
+            f"--init_from {config.init_from} has weights for {known} tokens, but the data "
+            f"of --dataset {config.dataset} has {vocab_size}: give a data set in GPT-2's tokens, "
+            "such as --dataset openwebtext"
+        )
+    return make_graph(config, vocab_size), jax.device_put(params, layout.parameters(params))
+
+
+def restored(start: Start, fresh: Carry) -> Carry:
+    """The state of the checkpoint that the run starts from; ``fresh`` where it starts from none.
+
+    Raises:
+      CheckpointError: If the checkpoint is damaged or does not fit.
+    """
+    if start.checkpoints is None or start.source is None:
+        return fresh
+    # What that run kept decides what is read: it may have had no average, or no loss scale.
+    like = fresh._replace(
+        ema=fresh.params if start.source.ema_coef else None,
+        loss_scale=first_loss_scale(start.source),
+    )
+    with Checkpoints(start.checkpoints, read_only=True) as checkpoints:
+        step = checkpoints.restore(like, check_settings=False, step=start.step)
+    found = step.state  # pyrefly: ignore[missing-attribute]  None only without a step.
+    if fresh.loss_scale is None or found.loss_scale is None:
+        found = found._replace(loss_scale=fresh.loss_scale)
+    if fresh.ema is None or found.ema is None:
+        begun = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, found.params)
+        found = found._replace(ema=begun)
+    return found
 
 
 def _from_run(config: Config) -> Start:

@@ -8,19 +8,19 @@ import numpy as np
 import optax
 
 import wdlab
-from examples.runs import conventions, optimizers, processes, run_dir
-from examples.runs.errors import Diverged, UserError
+from examples.runs import optimizers, processes, run_dir
+from examples.runs.errors import Diverged
 from examples.runs.pace import Pace
 from examples.runs.records import Records, Row
 from examples.runs.run import Run
 from wdlab.instruments import readings
-from wdlab.training import Checkpoints
 
 from . import data as data_lib
 from . import model, optim, step, tracking
 from .config import Config
+from .evaluation import Evaluation
 from .generation import generate
-from .start_from import Start
+from .start_from import Start, model_of, restored
 
 _MOST_UPDATES = 32  # Of a call, so that the device has not too many batches in its memory.
 
@@ -73,72 +73,29 @@ class Trainer(Run):
         self.row_steps = self.row_clipped = 0  # Since the last row with metrics: steps, clipped.
         self.data = data_lib.load(config)
         self.rules, self.tx = optim.decay_rules(config), optim.make_optimizer(config)
-        self.graph, params = self._initial_params()
+        self.graph, params = model_of(start, self.data.vocab_size, self.layout)
         wdlab.check_rules(params, self.rules, allow_uniform=True)
         self.state = self.layout.settle(
             step.new_carry(params, self.tx, config, start.step, self.layout.copies)
         )
         self.rows = self.layout.rows(config.batch_size)
         self.batches = data_lib.batches(self.data, config, self.rows)
-        splits = {"train": self.data.train, "val": self.data.val}
-        self.windows = {name: self._evaluation_windows(part) for name, part in splits.items()}
+        self.evaluation = Evaluation(self.graph, self.data, config, self.layout)
         where = self.layout.of(self.state)
         train_step = step.make_train_step(self.graph, self.tx, config, where)
         self.train_steps = step.make_train_steps(train_step, config, where)
         self.pace = Pace(config.updates_per_call)
         most = config.updates_per_call or _MOST_UPDATES
         self.most = min(most, config.log_interval, config.eval_interval, config.max_iters)
-        self.evaluate = step.make_evaluate(self.graph)
         self.weight_metrics = step.make_weight_metrics(config)
 
     def optimizers(self, config: Config) -> list[optax.GradientTransformation]:
         """The one of these settings."""
         return [optim.make_optimizer(config)]
 
-    def _initial_params(self) -> tuple[Any, model.Params]:
-        config, size = self.config, self.data.vocab_size
-        if self.start.params is None:
-            return model.create(config, size, config.random_seed, self.layout)
-        params = self.start.params
-        known = len(params["wte"]["embedding"])
-        if known != size:
-            raise UserError(
-                f"--init_from {config.init_from} has weights for {known} tokens, but the data "
-                f"of --dataset {config.dataset} has {size}: give a data set in GPT-2's tokens, "
-                "such as --dataset openwebtext"
-            )
-        placed = jax.device_put(params, self.layout.parameters(params))
-        return model.make_graph(config, size), placed
-
-    def _evaluation_windows(self, tokens: np.ndarray) -> np.ndarray | jax.Array:
-        windows_NxBxM = data_lib.evaluation_windows(tokens, self.data, self.config)
-        size = windows_NxBxM.shape[1]
-        self.layout.rows(size, "the smaller of --batch_size and --eval_examples, ")
-        return self.layout.batch(windows_NxBxM, np.arange(size), size, axis=1)
-
     def restore_source(self) -> None:
-        """Takes weights, optimizer state and average from the checkpoint that the run starts from.
-
-        Raises:
-          CheckpointError: If it is damaged or does not fit.
-        """
-        start, fresh = self.start, self.state
-        if start.checkpoints is None or start.source is None:
-            return
-        # What that run kept decides what is read: it may have had no average, or no loss scale.
-        like = fresh._replace(
-            ema=fresh.params if start.source.ema_coef else None,
-            loss_scale=step.first_loss_scale(start.source),
-        )
-        with Checkpoints(start.checkpoints, read_only=True) as checkpoints:
-            restored = checkpoints.restore(like, check_settings=False, step=start.step)
-        found = restored.state  # pyrefly: ignore[missing-attribute]  None only without a step.
-        if fresh.loss_scale is None or found.loss_scale is None:
-            found = found._replace(loss_scale=fresh.loss_scale)
-        if fresh.ema is None or found.ema is None:
-            begun = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, found.params)
-            found = found._replace(ema=begun)
-        self.state = found
+        """Takes what the checkpoint holds that the run starts from (:func:`restored`)."""
+        self.state = restored(self.start, self.state)
 
     def record(self) -> dict[str, Any]:
         """Where the data are, and what the next row counts."""
@@ -241,25 +198,13 @@ class Trainer(Run):
         """The evaluation; at the very start a signal comes first."""
         if self.step == self.first and self.stop.requested:
             return None
-        row = self.evaluation()
+        row = self.evaluation.row(self.evaluated, self.state.ema)
         text = (
             f"step {self.step}: train loss {row['train_loss']:.4f}, val loss {row['val_loss']:.4f}"
         )
         if "val_loss_ema" in row:
             text += f"; of the moving average: val loss {row['val_loss_ema']:.4f}"
         return row, text
-
-    def evaluation(self) -> Row:
-        """Loss and error on both splits, for the weights and for their moving average."""
-        state, row = self.state, {}
-        averaged = {} if state.ema is None else {"_ema": state.ema}
-        with self.layout.active():
-            for suffix, params in {"": self.evaluated, **averaged}.items():
-                for split, windows in self.windows.items():
-                    loss, error = self.evaluate(params, windows)
-                    row |= {f"{split}_loss{suffix}": loss, f"{split}_error{suffix}": error}
-        values = jax.device_get(list(row.values()))  # A dict would come back in another order.
-        return dict(zip(row, map(float, values), strict=True))
 
     @property
     def evaluated(self) -> model.Params:
@@ -270,7 +215,7 @@ class Trainer(Run):
         """With ``--eval_only`` losses and errors at the start, into evaluation.json, alone."""
         if not self.config.eval_only:
             return super().train_and_finish()
-        row = {"step": self.step, **self.evaluation()}
+        row = {"step": self.step, **self.evaluation.row(self.evaluated, self.state.ema)}
         if processes.is_main():
             run_dir.write(self.folder / "evaluation.json", json.dumps(row, indent=2) + "\n")
         self.say(f"{name.replace('_', ' ')}: {value:.6g}" for name, value in row.items())
@@ -285,18 +230,7 @@ class Trainer(Run):
 
     def description(self) -> list[str]:
         """What the decay will amount to."""
-        config, lines = self.config, []
-        if config.l2_reg:
-            lines.append(f"l2_reg {config.l2_reg}: 2 * l2_reg * w is added to the gradient")
-        if config.convention:
-            return [*lines, conventions.described(config.convention, config.weight_decay)]
-        if not optim.is_decoupled(config):
-            how = "is L2, added to the gradient before the optimizer"
-            return [*lines, f"weight decay {config.weight_decay} {how}"]
-        multiplier = optim.decay_multiplier(config)
-        profile = wdlab.decay_profile(config.weight_decay, multiplier, config.max_iters)
-        how = f"coupling {config.coupling!r}:\n{profile}"
-        return [*lines, f"weight decay {config.weight_decay}, {how}"]
+        return optim.described(self.config)
 
     def result(self, rows: list[Row]) -> list[str]:
         """Text from the model, the last losses, the steps that were skipped."""
