@@ -38,6 +38,7 @@ from wdlab.preconditioners import clipping_divisor, scale_by_factored_rms, scale
 from wdlab.schedules import beta2_power
 
 from . import grids
+from .error_bars import with_spread
 from .paired import agreement, every, is_lower, word
 from .rows import Point, Row
 from .study import Size, Study, Summary, main, spread
@@ -142,9 +143,8 @@ def draw(rows: list[Row]) -> Figure:
             if warmup not in WARMUPS.get(name, (0,)):
                 continue
             losses = by_rate(rows, name, warmup)
-            means, spreads = [v.mean() for v in losses.values()], [v.std() for v in losses.values()]
             style = ("o-", "s--", "^:", "D-.")[i % 4]
-            axes.errorbar(list(losses), means, spreads, fmt=style, label=name, capsize=3)
+            with_spread(axes, [*losses], [*losses.values()], fmt=style, label=name)
         title = "with warm-up" if warmup else "without warm-up"
         axes.set(xscale="log", xlabel="peak learning rate", title=title)
         axes.legend(fontsize=8)

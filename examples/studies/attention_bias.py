@@ -41,7 +41,7 @@ from matplotlib.figure import Figure
 
 from examples.gpt import attention
 
-from .paired import Difference, agreement, difference, every, word
+from .paired import Difference, agreement, difference, every, in_words
 from .rows import Point, Row
 from .study import Size, Study, Summary, main
 
@@ -220,7 +220,7 @@ def summarize(rows: list[Row]) -> Summary:
         measured="bias in units of 2^-9 of the mean size",
         numbers=numbers,
         seeds=SEEDS,
-        remark=", ".join(f"{what}: {word(shown)}" for what, shown in statements.items())
+        remark=in_words(statements)
         + f". Where the others lie 0 to 5 below two maxima it is {near.mean():+.3f} (v 1.5, "
         f"context {CONTEXTS[0]}). It decides the bias of the kernel; it does not show that a "
         "training diverges by it, or that decay would prevent that.",

@@ -27,6 +27,7 @@ from wdlab.training import precision
 
 from . import digits
 from .dose import Dose
+from .error_bars import with_spread
 from .rows import Point, Row
 from .study import Size, Study, Summary, main
 
@@ -108,9 +109,7 @@ def draw(rows: list[Row]) -> Figure:
         norms = [norms_of(rows, way + suffix) for way in WRAPPERS]
         at = np.arange(len(norms)) + offset
         label = suffix.strip(", ") or "weight decay 0.1"
-        right.errorbar(
-            at, [n.mean() for n in norms], [n.std() for n in norms], fmt="o", label=label
-        )
+        with_spread(right, at, norms, fmt="o", label=label)
     right.set_xticks(range(len(WRAPPERS)), list(WRAPPERS), rotation=20, ha="right")
     right.set_ylabel("norm of the kernels after training")
     right.legend()

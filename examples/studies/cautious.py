@@ -32,6 +32,7 @@ import wdlab
 from . import grids
 from . import one_pass_pool as task
 from .dose import Dose
+from .error_bars import with_interval
 from .lambda_schedule import without_decay
 from .paired import agreement, difference, is_lower, word
 from .rows import Point, Row
@@ -80,9 +81,7 @@ def draw(rows: list[Row]) -> Figure:
         for kind, style in zip(KINDS, ("s--", "o-"), strict=True):
             point = {"optimizer": optimizer, "decay": kind, "lr": lr}
             gaps = [difference(at_end(rows, "loss", exponent=e, **point), free) for e in EXPONENTS]
-            errors = [[g.mean - g.low for g in gaps], [g.high - g.mean for g in gaps]]
-            means = [g.mean for g in gaps]
-            axes.errorbar(EXPONENTS, means, errors, fmt=style, capsize=3, label=f"{kind} decay")
+            with_interval(axes, EXPONENTS, gaps, fmt=style, label=f"{kind} decay")
         axes.set_xscale("symlog", linthresh=1)
         axes.axhline(0, color="gray", linestyle=":")
         title = f"{optimizer}, lr {lr * OPTIMIZERS[optimizer]:g}"

@@ -39,7 +39,7 @@ from wdlab.decay import keep_initial_norm
 
 from . import digits
 from .dose import Dose
-from .paired import agreement, difference, is_lower, word
+from .paired import agreement, difference, in_words, is_lower
 from .rows import Point, Row, rows_over
 from .study import Size, Study, Summary, at_end, float64, main
 
@@ -180,7 +180,7 @@ def summarize(rows: list[Row]) -> Summary:
         | {f"change after the training, {o}, {names[p]}": v for (o, p), v in whole.items()}
         | {f"difference from longer steps, {o}": v for o, v in longer.items()},
         seeds=SEEDS,
-        remark=", ".join(f"{what}: {word(shown)}" for what, shown in statements.items())
+        remark=in_words(statements)
         + "; change on the sphere less free: "
         + ", ".join(f"{o} {gap}" for o, gap in gaps.items())
         + ".",

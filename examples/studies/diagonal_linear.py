@@ -45,7 +45,7 @@ from matplotlib.figure import Figure
 
 from . import digits
 from .dose import Dose
-from .paired import agreement, difference, is_lower, word
+from .paired import agreement, difference, in_words, is_lower
 from .rows import Point, Row, rows_over
 from .study import Size, Study, Summary, at_end, main
 
@@ -188,7 +188,7 @@ def summarize(rows: list[Row]) -> Summary:
         | {"l1, decay from label noise, share of small steps' excess": apart}
         | {f"E that the noise of its own makes, {c}": v for c, v in own.items()},
         seeds=SEEDS,
-        remark=", ".join(f"{what}: {word(shown)}" for what, shown in statements.items())
+        remark=in_words(statements)
         + "; distance less that of small steps: "
         + ", ".join(f"{c} {gap}" for c, gap in gaps.items())
         + ".",

@@ -110,10 +110,18 @@ def train(
     return params, state, seen
 
 
-def over_seeds(run: Callable[[jax.Array], Any], seeds: int) -> Any:
-    """``run(key)`` for each seed, one compiled program; results as NumPy, seeds first."""
+def over_seeds(run: Callable[..., Any], seeds: int, *columns: Any) -> Any:
+    """``run(key)`` for each seed, one compiled program; results as NumPy, seeds first.
+
+    With columns of numbers, ``run(key, *row)`` for each of their rows: the second axis.
+    """
+
+    def of_seed(key: jax.Array) -> Any:
+        rows = tuple(map(jnp.array, columns))
+        return jax.lax.map(lambda row: run(key, *row), rows) if columns else run(key)
+
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-    return jax.tree.map(np.asarray, jax.jit(lambda keys: jax.lax.map(run, keys))(keys))
+    return jax.tree.map(np.asarray, jax.jit(lambda keys: jax.lax.map(of_seed, keys))(keys))
 
 
 def drawn_anew(params: Any, key: jax.Array) -> Any:

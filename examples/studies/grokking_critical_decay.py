@@ -43,7 +43,7 @@ import wdlab
 from . import digits
 from .dose import Dose
 from .dose import dose as dose_of
-from .paired import agreement, difference, is_lower, word
+from .paired import agreement, difference, in_words, is_lower
 from .rows import Point, Row, rows_over
 from .study import Size, Study, Summary, main
 
@@ -208,7 +208,7 @@ def summarize(rows: list[Row]) -> Summary:
         | ({"lambda_c": border, "slope of ln(time to grok)": falls} if known else {})
         | {f"training accuracy, lambda = {d:g}": train[d] for d in (DECAYS[0], DECAYS[-1])},
         seeds=SEEDS,
-        remark=", ".join(f"{what}: {word(shown)}" for what, shown in statements.items())
+        remark=in_words(statements)
         + f"{beside}.",
     )  # fmt: skip
 

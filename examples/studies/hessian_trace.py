@@ -30,6 +30,7 @@ from examples.resnet import flow as program
 
 from . import images
 from .dose import Dose
+from .error_bars import with_spread
 from .paired import agreement, is_lower, word
 from .rows import Point, Row
 from .study import Size, Study, Summary, main
@@ -73,8 +74,7 @@ def draw(rows: list[Row]) -> Figure:
     for axes, (column, label) in zip(figure.subplots(1, 3), COLUMNS.items(), strict=True):
         for lr, style in zip(rates_of(rows), ("o-", "s--", "^:"), strict=False):
             epochs, values = by_epoch(rows, lr, column)
-            means, spreads = [v.mean() for v in values], [v.std() for v in values]
-            axes.errorbar(epochs, means, spreads, fmt=style, label=f"lr {lr:g}", capsize=3)
+            with_spread(axes, epochs, values, fmt=style, label=f"lr {lr:g}")
         axes.set(xlabel="epochs at the large learning rate", ylabel=label)
         if column == "flow_hessian_trace":
             axes.set_yscale("log")

@@ -37,6 +37,7 @@ import wdlab
 
 from . import one_pass_pool as task
 from .dose import Dose
+from .error_bars import with_interval
 from .paired import agreement, difference, is_lower
 from .rows import Point, Row
 from .study import Size, Study, Summary, at_end, main
@@ -96,9 +97,7 @@ def draw(rows: list[Row]) -> Figure:
             point = {"optimizer": optimizer, "decay": shape, "lr": lr}
             free = at_end(rows, "loss", optimizer=optimizer, decay="constant", lr=lr, exponent=0.0)
             gaps = [difference(at_end(rows, "loss", exponent=e, **point), free) for e in EXPONENTS]
-            errors = [[g.mean - g.low for g in gaps], [g.high - g.mean for g in gaps]]
-            means = [g.mean for g in gaps]
-            axes.errorbar(EXPONENTS, means, errors, fmt=style, capsize=3, label=f"{shape} decay")
+            with_interval(axes, EXPONENTS, gaps, fmt=style, label=f"{shape} decay")
         axes.set_xscale("symlog", linthresh=1)
         axes.axhline(0, color="gray", linestyle=":")
         axes.set(title=f"{optimizer}, lr {lr:g}", xlabel="decay exponent E")

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from . import language
 from .dose import Dose
+from .error_bars import with_spread
 from .paired import agreement, is_lower
 from .rows import Point, Row
 from .study import Size, Study, Summary, main, spread
@@ -61,8 +62,7 @@ def draw(rows: list[Row]) -> Figure:
     axes = figure.subplots()
     for decayed, style in zip(INCLUDE, ("o-", "s--"), strict=True):
         values = curve(rows, decayed, "train_loss")
-        means, spreads = [v.mean() for v in values.values()], [v.std() for v in values.values()]
-        axes.errorbar(list(values), means, spreads, fmt=style, label=decayed, capsize=3)
+        with_spread(axes, [*values], [*values.values()], fmt=style, label=decayed)
     axes.set(xlabel="weight decay (the paper's)", ylabel="training loss (nats)")
     axes.legend()
     return figure

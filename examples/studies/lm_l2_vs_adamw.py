@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from . import language
 from .dose import Dose
+from .error_bars import with_spread
 from .paired import agreement, is_lower
 from .rows import Point, Row
 from .study import Size, Study, Summary, main, spread
@@ -55,8 +56,7 @@ def draw(rows: list[Row]) -> Figure:
     for axes, kind in zip(figure.subplots(1, 2, sharey=True), STRENGTHS, strict=True):
         for split, style in (("train", "o-"), ("val", "s--")):
             values = by_strength(rows, kind, f"{split}_loss")
-            means, spreads = [v.mean() for v in values.values()], [v.std() for v in values.values()]
-            axes.errorbar(list(values), means, spreads, fmt=style, label=split)
+            with_spread(axes, [*values], [*values.values()], fmt=style, label=split)
             free = language.final(rows, f"{split}_loss", kind="weight_decay", strength=0.0).mean()
             axes.axhline(free, linestyle=":", color="gray")
         axes.set(xscale="log", xlabel=NAMES[kind], ylabel="loss at the end (nats)")

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from . import language
 from .dose import Dose
+from .error_bars import with_spread
 from .paired import agreement, is_lower
 from .rows import Point, Row
 from .study import Size, Study, Summary, main, spread
@@ -46,10 +47,9 @@ def draw(rows: list[Row]) -> Figure:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     values = [language.final(rows, "train_loss", lr_decay_iters=e, weight_decay=0.0) for e in ENDS]
-    means, spreads = [v.mean() for v in values], [v.std() for v in values]
-    axes.errorbar(ENDS, means, spreads, fmt="o-", capsize=3, label="weight decay 0")
+    with_spread(axes, ENDS, values, fmt="o-", label="weight decay 0")
     decayed = language.final(rows, "train_loss", lr_decay_iters=ENDS[0], weight_decay=0.1)
-    axes.errorbar(ENDS[:1], decayed.mean(), decayed.std(), fmt="s", capsize=3, label="0.1")
+    with_spread(axes, ENDS[:1], [decayed], fmt="s", label="0.1")
     axes.set(xlabel="end of the cosine (the paper's steps)", ylabel="training loss (nats)")
     axes.legend()
     return figure

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from . import language
 from .dose import Dose
+from .error_bars import with_spread
 from .paired import agreement, is_lower
 from .rows import Point, Row
 from .study import Size, Study, Summary, main, spread
@@ -58,8 +59,7 @@ def draw(rows: list[Row]) -> Figure:
                 language.final(rows, "train_loss", phase, schedule=schedule, weight_decay=d)
                 for d in DECAYS[schedule]
             ]
-            means, spreads = [v.mean() for v in values], [v.std() for v in values]
-            axes.errorbar(DECAYS[schedule], means, spreads, fmt=style, label=f"after {phase}")
+            with_spread(axes, DECAYS[schedule], values, fmt=style, label=f"after {phase}")
         axes.set(title=schedule, xlabel="weight decay (the paper's)", ylabel="training loss (nats)")
         axes.legend()
     return figure

@@ -40,7 +40,7 @@ from examples.gpt import attention, data
 
 from . import digits, mantissa_dial
 from .dose import Dose
-from .paired import agreement, difference, is_lower, word
+from .paired import agreement, difference, in_words, is_lower
 from .rows import Point, Row
 from .study import Size, Study, Summary, main
 
@@ -71,9 +71,7 @@ def dose(point: Point, size: Size) -> Dose:
 def measure(point: Point, size: Size) -> list[Row]:
     """Every learning rate and seed: the windows of loss, largest attention logit and |log Z|."""
     run = functools.partial(one, FORMS[point["form"]], point["decay"], STEPS[size])
-    found = digits.over_seeds(
-        lambda key: jax.lax.map(lambda lr: run(key, lr), jnp.array(RATES)), SEEDS
-    )
+    found = digits.over_seeds(run, SEEDS, RATES)
     return [
         {"seed": s, "lr": lr, "step": (w + 1) * STEPS[size] // WINDOWS}
         | {name: float(found[name][s, i, w]) for name in COLUMNS}
@@ -214,7 +212,7 @@ def summarize(rows: list[Row]) -> Summary:
         measured="diverged learning rates of a seed; logits in the last twentieth",
         numbers=numbers,
         seeds=SEEDS,
-        remark=", ".join(f"{what}: {word(shown)}" for what, shown in statements.items())
+        remark=in_words(statements)
         + f"; with decay less without, float32, lr {HIGH:g}: largest attention logit "
         f"{gaps['logit']}, |log Z| {gaps['log_z']}.",
     )

@@ -41,7 +41,7 @@ from examples.gpt import data
 from . import digits
 from .dose import Dose
 from .dose import dose as dose_of
-from .paired import agreement, difference, is_lower, word
+from .paired import agreement, difference, in_words, is_lower
 from .rows import Point, Row
 from .study import Size, Study, Summary, main
 
@@ -76,11 +76,7 @@ def measure(point: Point, size: Size) -> list[Row]:
     """Every learning rate, exponent and seed: the windows of each curve."""
     cases = list(itertools.product(RATES, EXPONENTS))
     run = functools.partial(one, point["bits"], STEPS[size])
-
-    def of_seed(key):
-        return jax.lax.map(lambda case: run(key, *case), tuple(jnp.array(cases).T))
-
-    found = digits.over_seeds(of_seed, SEEDS)
+    found = digits.over_seeds(run, SEEDS, *zip(*cases, strict=True))
     return [
         {"seed": s, "lr": lr, "exponent": e, "step": (w + 1) * STEPS[size] // WINDOWS}
         | {"loss": float(found[s, i, w])}
@@ -239,8 +235,7 @@ def summarize(rows: list[Row]) -> Summary:
             f"m = {b}, E = {e:g}": counts[b, e].astype(float) for b in BITS for e in EXPONENTS
         },
         seeds=SEEDS,
-        remark=", ".join(f"{what}: {word(shown)}" for what, shown in statements.items())
-        + f"; E = 3 less E = 0, m <= 4, in runs of a seed: {gap}.",
+        remark=in_words(statements) + f"; E = 3 less E = 0, m <= 4, in runs of a seed: {gap}.",
     )
 
 

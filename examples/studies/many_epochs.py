@@ -40,9 +40,9 @@ from . import digits, grids
 from . import one_pass_mlp as task
 from .dose import Dose
 from .dose import dose as dose_of
-from .paired import agreement, difference, is_lower, word
+from .paired import agreement, difference, in_words, is_lower
 from .rows import Point, Row, rows_over
-from .study import Size, Study, Summary, at_end, main
+from .study import Size, Study, Summary, ends_over, main
 
 EPOCHS, EXPONENTS = (1, 8, 64), tuple(grids.powers(-2, 9))
 RATE, STEPS, SEEDS = 3e-3, 2_000, 5
@@ -65,11 +65,8 @@ def measure(point: Point, size: Size) -> list[Row]:
     """The loss of every exponent and seed."""
     del size
     run = functools.partial(one, SAMPLES // point["epochs"])
-
-    def of_seed(key):
-        return jax.lax.map(lambda exponent: run(key, exponent), jnp.array(EXPONENTS))
-
-    return rows_over(digits.over_seeds(of_seed, SEEDS), seed=range(SEEDS), exponent=EXPONENTS)
+    found = digits.over_seeds(run, SEEDS, EXPONENTS)
+    return rows_over(found, seed=range(SEEDS), exponent=EXPONENTS)
 
 
 def one(samples: int, key: jax.Array, exponent: jax.Array) -> dict[str, jax.Array]:
@@ -100,12 +97,6 @@ def one(samples: int, key: jax.Array, exponent: jax.Array) -> dict[str, jax.Arra
     return {"loss": task.loss(params, *held), "train_loss": task.loss(params, x_NxD, y_N)}
 
 
-def losses(rows: list[Row], epochs: int) -> np.ndarray:
-    """On unseen samples, seeds by exponents."""
-    found = [at_end(rows, "loss", epochs=epochs, exponent=e) for e in EXPONENTS]
-    return np.stack(found, axis=1)
-
-
 def best(exponents: Sequence[float], values: np.ndarray) -> np.ndarray:
     """log2 of the best exponent for each seed; exponents are powers of 2, one after another.
 
@@ -128,7 +119,7 @@ def draw(rows: list[Row]) -> Figure:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for i, epochs in enumerate(EPOCHS):
-        values = losses(rows, epochs)
+        values = ends_over(rows, "loss", EXPONENTS, epochs=epochs)
         above = values - values.min(1, keepdims=True)
         label = f"{epochs} epoch{'s' if epochs > 1 else ''}"
         left.plot(EXPONENTS, above.mean(0), "o-", color=f"C{i}", label=label)
@@ -143,7 +134,8 @@ def draw(rows: list[Row]) -> Figure:
 
 def summarize(rows: list[Row]) -> Summary:
     """The two statements, and the factor."""
-    chosen = {epochs: best(EXPONENTS, losses(rows, epochs)) for epochs in EPOCHS}
+    losses = {e: ends_over(rows, "loss", EXPONENTS, epochs=e) for e in EPOCHS}
+    chosen = {epochs: best(EXPONENTS, values) for epochs, values in losses.items()}
     one_epoch, few, many = EPOCHS
     statements = {
         f"larger with {few} epochs than with {one_epoch}": is_lower(chosen[one_epoch], chosen[few]),
@@ -160,9 +152,9 @@ def summarize(rows: list[Row]) -> Summary:
         agrees=agreement(list(statements.values())),
         measured="best decay exponent E; loss on unseen samples there, nats",
         numbers={f"best E, epochs {epochs}": 2**v for epochs, v in chosen.items()}
-        | {f"lowest loss, epochs {e}": losses(rows, e).min(1) for e in EPOCHS},
+        | {f"lowest loss, epochs {e}": values.min(1) for e, values in losses.items()},
         seeds=SEEDS,
-        remark=", ".join(f"{what}: {word(shown)}" for what, shown in statements.items()) + ".",
+        remark=in_words(statements) + ".",
     )
 
 

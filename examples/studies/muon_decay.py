@@ -38,7 +38,8 @@ import wdlab
 from . import digits
 from . import one_pass_mlp as task
 from .dose import Dose
-from .paired import agreement, difference, is_lower, word
+from .error_bars import with_spread
+from .paired import agreement, difference, in_words, is_lower
 from .rows import Point, Row
 from .study import Size, Study, Summary, main
 
@@ -177,9 +178,7 @@ def draw(rows: list[Row]) -> Figure:
             values = loss(rows, optimizer, exponent)
             text = ("decay" if exponent else "no decay") if i == 0 else None
             at = i + 0.1 * bool(exponent)
-            right.errorbar(
-                at, values.mean(), values.std(), fmt=marker, color=f"C{i}", label=text, capsize=3
-            )
+            with_spread(right, [at], [values], fmt=marker, color=f"C{i}", label=text)
     right.set_xticks([0, 1], ["AdamW", "Muon"])
     right.set_ylabel("loss under the cosine (nats)")
     right.legend()
@@ -211,8 +210,7 @@ def summarize(rows: list[Row]) -> Summary:
         | {"rotation, Muon over AdamW": ratio}
         | {f"loss, {o}, E = {e:g}": values for (o, e), values in losses.items()},
         seeds=SEEDS,
-        remark=", ".join(f"{what}: {word(shown)}" for what, shown in statements.items())
-        + f"; loss with decay less without {gap}.",
+        remark=in_words(statements) + f"; loss with decay less without {gap}.",
     )
 
 

@@ -36,7 +36,8 @@ from . import digits, grids
 from . import one_pass_mlp as task
 from .dose import Dose
 from .dose import dose as dose_of
-from .paired import agreement, difference, is_lower, word
+from .error_bars import with_interval
+from .paired import agreement, difference, in_words, is_lower
 from .rows import Point, Row, rows_over
 from .study import Size, Study, Summary, at_end, main
 
@@ -139,8 +140,7 @@ def draw(rows: list[Row]) -> Figure:
     left, right = figure.subplots(1, 2)
     for i, (place, (decayed, free)) in enumerate(gaps(rows).items()):
         gap = difference(decayed, free)
-        bars = [[gap.mean - gap.low], [gap.high - gap.mean]]
-        left.errorbar(i, gap.mean, bars, fmt="o", color=f"C{i}", capsize=4)
+        with_interval(left, [i], [gap], fmt="o", color=f"C{i}")
         left.plot(np.full(free.shape, i + 0.1), decayed - free, ".", color=f"C{i}")
         for decays, marker in ((False, "s"), (True, "o")):
             scale = at_end(rows, "scale", place=place, decayed=decays)
@@ -182,7 +182,7 @@ def summarize(rows: list[Row]) -> Summary:
             for d in DECAYED
         },
         seeds=SEEDS,
-        remark=", ".join(f"{what}: {word(shown)}" for what, shown in statements.items())
+        remark=in_words(statements)
         + "; differences "
         + ", ".join(f"{place} {gap}" for place, gap in apart.items())
         + ".",

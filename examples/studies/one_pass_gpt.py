@@ -47,6 +47,7 @@ from wdlab import instruments
 from . import digits
 from .dose import Dose
 from .dose import dose as dose_of
+from .error_bars import with_interval
 from .one_pass_mlp import CASES, agreeing, of
 from .paired import difference
 from .rows import Point, Row
@@ -186,10 +187,8 @@ def draw(rows: list[Row]) -> Figure:
         values = {e: of(rows, *CASES[label], lr, e) for e in EXPONENTS}
         values = {e: v for e, v in values.items() if v.size}
         gaps = [difference(v, values[0.0]) for v in values.values()]
-        means = [gap.mean for gap in gaps]
-        errors = [[g.mean - g.low for g in gaps], [g.high - g.mean for g in gaps]]
         text = f"{label}, lr {lr:g}"
-        left.errorbar([*values], means, errors, fmt=style, capsize=3, label=text)
+        with_interval(left, [*values], gaps, fmt=style, label=text)
         right.plot([*values], [v.mean() for v in values.values()], style, label=text)
     left.axhline(0, color="gray", linestyle=":")
     left.set(xlabel="decay exponent E", ylabel="loss - that without decay (nats), 95 %")

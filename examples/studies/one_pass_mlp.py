@@ -37,6 +37,7 @@ import wdlab
 from . import digits, grids
 from .dose import Dose
 from .dose import dose as dose_of
+from .error_bars import with_interval
 from .paired import Agrees, agreement, difference, is_lower
 from .rows import Point, Row
 from .study import Size, Study, Summary, main
@@ -72,13 +73,8 @@ def dose(point: Point, size: Size) -> Dose:
 def measure(point: Point, size: Size) -> list[Row]:
     """Every learning rate, exponent and seed; the loss at the end and after the fine-tuning."""
     cases = list(itertools.product(RATES, EXPONENTS))
-    lrs, exponents = jnp.array(cases).T
     run = functools.partial(one, point["schedule"], HIDDEN[size], STEPS[size])
-
-    def of_seed(key):
-        return jax.lax.map(lambda case: run(key, *case), (lrs, exponents))
-
-    found = digits.over_seeds(of_seed, SEEDS)
+    found = digits.over_seeds(run, SEEDS, *zip(*cases, strict=True))
     return [
         {"seed": s, "lr": lr, "exponent": e} | {k: float(v[s, i]) for k, v in found.items()}
         for s in range(SEEDS)
@@ -160,9 +156,7 @@ def draw(rows: list[Row]) -> Figure:
         for lr, style in zip(RATES, ("s--", "o-", "^:"), strict=True):
             free = of(rows, name, column, lr, 0.0)
             gaps = [difference(of(rows, name, column, lr, e), free) for e in EXPONENTS]
-            means = [gap.mean for gap in gaps]
-            errors = [[g.mean - g.low for g in gaps], [g.high - g.mean for g in gaps]]
-            axes.errorbar(EXPONENTS, means, errors, fmt=style, capsize=3, label=f"lr {lr:g}")
+            with_interval(axes, EXPONENTS, gaps, fmt=style, label=f"lr {lr:g}")
         axes.axhline(0, color="gray", linestyle=":")
         axes.set(title=label, xlabel="decay exponent E")
     figure.axes[0].set_ylabel("loss - that without decay (nats), 95 %")

@@ -4,7 +4,7 @@ What two runs of one seed share cancels in their difference, whose spread is oft
 than that of the runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -89,6 +89,15 @@ def every(holds: Sequence[bool | None]) -> bool | None:
     (True, None, False)
     """
     return False if False in holds else None if None in holds else True
+
+
+def in_words(statements: Mapping[str, bool | None]) -> str:
+    """All statements with their answers, in a remark.
+
+    >>> in_words({"decay helps": True, "flatter": None})
+    'decay helps: yes, flatter: undecided'
+    """
+    return ", ".join(f"{what}: {word(holds)}" for what, holds in statements.items())
 
 
 def agreement(statements: Sequence[bool | None]) -> Agrees:

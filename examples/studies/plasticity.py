@@ -39,10 +39,11 @@ from . import digits, grids
 from . import one_pass_mlp as task
 from .dose import Dose
 from .dose import dose as dose_of
+from .error_bars import with_interval
 from .many_epochs import best
-from .paired import agreement, difference, is_lower, word
+from .paired import agreement, difference, in_words, is_lower
 from .rows import Point, Row, rows_over
-from .study import Size, Study, Summary, at_end, main
+from .study import Size, Study, Summary, at_end, ends_over, main
 
 EXPONENTS = tuple(grids.powers(-2, 7))
 RATE, STEPS, SEEDS = 3e-3, 3_000, 5
@@ -66,11 +67,8 @@ def measure(point: Point, size: Size) -> list[Row]:
     """Both losses of every exponent and seed."""
     del size
     exponents = EXPONENTS if point["decayed"] else (0.0,)
-
-    def of_seed(key):
-        return jax.lax.map(lambda exponent: one(key, exponent), jnp.array(exponents))
-
-    return rows_over(digits.over_seeds(of_seed, SEEDS), seed=range(SEEDS), exponent=exponents)
+    found = digits.over_seeds(one, SEEDS, exponents)
+    return rows_over(found, seed=range(SEEDS), exponent=exponents)
 
 
 def one(key: jax.Array, exponent: jax.Array) -> dict[str, jax.Array]:
@@ -110,11 +108,6 @@ def rate_column(rate: float) -> str:
     return f"tuned_loss at {rate:g}"
 
 
-def losses(rows: list[Row], column: str) -> np.ndarray:
-    """Of one kind, seeds by exponents."""
-    return np.stack([at_end(rows, column, exponent=e) for e in EXPONENTS], axis=1)
-
-
 def over_rates(rows: list[Row], exponent: float) -> np.ndarray:
     """The tuned loss at the tuning rate with the lowest mean, over the seeds."""
     found = [at_end(rows, rate_column(rate), exponent=exponent) for rate in TUNING_RATES]
@@ -127,11 +120,9 @@ def draw(rows: list[Row]) -> Figure:
     axes = figure.subplots()
     for i, (column, label) in enumerate(LOSSES.items()):
         free = at_end(rows, column, exponent=0.0)
-        gaps = [difference(values, free) for values in losses(rows, column).T]
-        means = [gap.mean for gap in gaps]
-        bars = [[g.mean - g.low for g in gaps], [g.high - g.mean for g in gaps]]
+        gaps = [difference(values, free) for values in ends_over(rows, column, EXPONENTS).T]
         shifted = np.array(EXPONENTS) * (1 + 0.06 * i)
-        axes.errorbar(shifted, means, bars, fmt="o-", color=f"C{i}", capsize=3, label=label)
+        with_interval(axes, shifted, gaps, fmt="o-", color=f"C{i}", label=label)
     axes.axhline(0, color="gray", linestyle=":")
     axes.set(xscale="log", xlabel="decay exponent E of the pretraining")
     axes.set_ylabel("loss - that without decay (nats), 95 %")
@@ -141,7 +132,7 @@ def draw(rows: list[Row]) -> Figure:
 
 def summarize(rows: list[Row]) -> Summary:
     """The three statements."""
-    values = {column: losses(rows, column) for column in LOSSES}
+    values = {column: ends_over(rows, column, EXPONENTS) for column in LOSSES}
     chosen = {column: best(EXPONENTS, v) for column, v in values.items()}
     base, tuned = (int(np.argmin(v.mean(0))) for v in values.values())
     pair = {column: (v[:, tuned], v[:, base]) for column, v in values.items()}
@@ -170,7 +161,7 @@ def summarize(rows: list[Row]) -> Summary:
         | {f"loss, {LOSSES[c]}, E = 0": v for c, v in free.items()}
         | {f"loss, fine-tuned, best over tuning rates, E = {e:g}": v for e, v in over.items()},
         seeds=SEEDS,
-        remark=", ".join(f"{what}: {word(shown)}" for what, shown in statements.items())
+        remark=in_words(statements)
         + f"; log2 of the best E, tuned less base: {gap}; best over tuning rates, "
         f"E = {most:g} less E = {EXPONENTS[base]:g}: {left}.",
     )  # fmt: skip

@@ -40,9 +40,10 @@ from . import digits
 from . import one_pass_gpt as task
 from .dose import Dose
 from .dose import dose as dose_of
-from .paired import agreement, difference, is_lower, word
+from .error_bars import with_interval
+from .paired import agreement, difference, in_words, is_lower
 from .rows import Point, Row
-from .study import Size, Study, Summary, at_end, main
+from .study import Size, Study, Summary, ends_over, main
 
 EXPONENTS, RATE, TUNING_RATE = (0.0, 1.0, 3.0, 10.0), 1.2e-2, 1.2e-3
 STEPS, TUNING_STEPS, SEEDS, HELD_OUT = 2_400, 300, 5, 1_024
@@ -150,21 +151,15 @@ def windows(key: jax.Array, tokens: int, steps: int) -> tuple[jax.Array, jax.Arr
     return read, unread
 
 
-def losses(rows: list[Row], column: str) -> np.ndarray:
-    """Of one kind, seeds by exponents."""
-    return np.stack([at_end(rows, column, exponent=e) for e in EXPONENTS], axis=1)
-
-
 def draw(rows: list[Row]) -> Figure:
     """Both losses over the exponent, paired with those without decay."""
     figure = Figure(figsize=(8, 4.4), layout="constrained")
     axes = figure.subplots()
     for i, (column, label) in enumerate(LOSSES.items()):
-        values = losses(rows, column)
+        values = ends_over(rows, column, EXPONENTS)
         gaps = [difference(one, values[:, 0]) for one in values.T]
-        bars = [[g.mean - g.low for g in gaps], [g.high - g.mean for g in gaps]]
         at = np.arange(len(EXPONENTS)) + 0.06 * i
-        axes.errorbar(at, [g.mean for g in gaps], bars, fmt="o-", capsize=3, label=label)
+        with_interval(axes, at, gaps, fmt="o-", label=label)
     axes.axhline(0, color="gray", linestyle=":")
     axes.set_xticks(range(len(EXPONENTS)), [f"{e:g}" for e in EXPONENTS])
     axes.set_xlabel("decay exponent E of the pretraining")
@@ -175,7 +170,7 @@ def draw(rows: list[Row]) -> Figure:
 
 def summarize(rows: list[Row]) -> Summary:
     """The two statements, at the exponent that follows the base's best."""
-    values = {column: losses(rows, column) for column in LOSSES}
+    values = {column: ends_over(rows, column, EXPONENTS) for column in LOSSES}
     best = int(np.argmin(values["base_loss"].mean(0)))
     more = min(best + 1, len(EXPONENTS) - 1)
     pairs = {column: (v[:, more], v[:, best]) for column, v in values.items()}
@@ -201,7 +196,7 @@ def summarize(rows: list[Row]) -> Summary:
         seeds=SEEDS,
         remark=f"More decay (E = {EXPONENTS[more]:g}) than is best for the base "
         f"(E = {EXPONENTS[best]:g}): "
-        + ", ".join(f"{what}: {word(shown)}" for what, shown in statements.items())
+        + in_words(statements)
         + "; differences "
         + ", ".join(f"{LOSSES[column]} {gap}" for column, gap in gaps.items())
         + ".",

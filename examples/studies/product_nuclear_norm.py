@@ -43,7 +43,7 @@ import wdlab
 
 from . import digits
 from .dose import Dose
-from .paired import agreement, difference, is_lower, word
+from .paired import agreement, difference, in_words, is_lower
 from .rows import Point, Row, rows_over
 from .study import Size, Study, Summary, at_end, main
 
@@ -236,8 +236,7 @@ def summarize(rows: list[Row]) -> Summary:
         | {"difference to the nuclear norm, matrices, lambda = 0": free}
         | {f"{name}, attention, E = {e:g}": v for (name, e), v in ends.items()},
         seeds=SEEDS,
-        remark=", ".join(f"{what}: {word(shown)}" for what, shown in statements.items())
-        + f"; rank with decay less without {gap}.",
+        remark=in_words(statements) + f"; rank with decay less without {gap}.",
     )
 
 

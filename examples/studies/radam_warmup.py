@@ -33,6 +33,7 @@ import wdlab
 from wdlab.preconditioners import scale_by_adam
 
 from . import digits
+from .error_bars import with_spread
 from .paired import agreement, difference, is_lower, word
 from .rows import Point, Row
 from .study import Size, Study, Summary, main, spread
@@ -133,8 +134,7 @@ def draw(rows: list[Row]) -> Figure:
     left.legend()
     for way, style in zip(WAYS, ("o-", "s--", "^:"), strict=True):
         values = [losses(rows, way, lr) for lr in RATES]
-        means, spreads = [v.mean() for v in values], [v.std() for v in values]
-        right.errorbar(RATES, means, spreads, fmt=style, label=way, capsize=3)
+        with_spread(right, RATES, values, fmt=style, label=way)
     right.set(xscale="log", xlabel="learning rate", ylabel="training loss at the end (nats)")
     right.legend()
     return figure

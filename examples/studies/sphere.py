@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from examples.resnet import flow as program
 
 from . import images
-from .paired import agreement, is_lower, word
+from .paired import agreement, in_words, is_lower
 from .rows import Point, Row
 from .study import Size, Study, Summary, at_end, main, spread
 
@@ -110,9 +110,7 @@ def summarize(rows: list[Row]) -> Summary:
         measured="at the end",
         numbers=numbers,
         seeds=len(smallest["loss"]),
-        remark="Largest against smallest lr, paired 95 % intervals: "
-        + ", ".join(f"{what}: {word(shown)}" for what, shown in found.items())
-        + ".",
+        remark="Largest against smallest lr, paired 95 % intervals: " + in_words(found) + ".",
     )
 
 

@@ -36,7 +36,8 @@ from wdlab import instruments
 
 from . import digits, grids
 from .dose import Dose
-from .paired import agreement, difference, is_lower, word
+from .error_bars import with_spread
+from .paired import agreement, difference, in_words, is_lower
 from .rows import Point, Row
 from .study import Size, Study, Summary, main
 
@@ -62,11 +63,7 @@ def dose(point: Point, size: Size) -> Dose:
 def measure(point: Point, size: Size) -> list[Row]:
     """Every exponent and seed: rows of the curve, the last with what is measured after the drop."""
     run = functools.partial(one, point["lr"], *STEPS[size])
-
-    def of_seed(key):
-        return jax.lax.map(lambda exponent: run(key, exponent), jnp.array(EXPONENTS))
-
-    curve, ends = digits.over_seeds(of_seed, SEEDS)
+    curve, ends = digits.over_seeds(run, SEEDS, EXPONENTS)
     rows = []
     for s, (i, exponent), w in itertools.product(
         range(SEEDS), enumerate(EXPONENTS), range(WINDOWS)
@@ -194,10 +191,7 @@ def draw(rows: list[Row]) -> Figure:
     panels[0].legend(fontsize=8)
     for lr, color in zip(RATES, ("C1", "C0"), strict=True):
         errors = [100 * end(rows, lr, e, "test_error") for e in EXPONENTS]
-        means, spreads = [v.mean() for v in errors], [v.std() for v in errors]
-        right.errorbar(
-            EXPONENTS, means, spreads, fmt="o-", color=color, capsize=3, label=f"lr {lr:g}"
-        )
+        with_spread(right, EXPONENTS, errors, fmt="o-", color=color, label=f"lr {lr:g}")
     right.set(xlabel="decay exponent E", ylabel="test error after the drop, %")
     right.legend()
     return figure
@@ -233,7 +227,7 @@ def summarize(rows: list[Row]) -> Summary:
         measured=f"at lr {LARGE:g}; test error, %; sharpness: trace times squared norm",
         numbers=numbers,
         seeds=SEEDS,
-        remark=", ".join(f"{what}: {word(shown)}" for what, shown in statements.items()) + ".",
+        remark=in_words(statements) + ".",
     )
 
 

@@ -209,3 +209,10 @@ def at_end(rows: Sequence[Row], column: str, **point: Any) -> np.ndarray:
     """The last value of a column for each seed, of the rows that have these values."""
     last = {r["seed"]: r[column] for r in rows if point.items() <= r.items() and column in r}
     return np.array([last[seed] for seed in sorted(last)], float)
+
+
+def ends_over(
+    rows: Sequence[Row], column: str, exponents: Sequence[float], **point: Any
+) -> np.ndarray:
+    """:func:`at_end` for each decay exponent: seeds by exponents."""
+    return np.stack([at_end(rows, column, exponent=e, **point) for e in exponents], axis=1)

@@ -38,7 +38,7 @@ import wdlab
 from . import digits
 from . import one_pass_pool as task
 from .dose import Dose
-from .paired import agreement, difference, every, is_lower, word
+from .paired import agreement, difference, every, in_words, is_lower
 from .rows import Point, Row
 from .study import Size, Study, Summary, at_end, main
 from .timescale import is_within
@@ -158,7 +158,7 @@ def summarize(rows: list[Row]) -> Summary:
         | {f"largest singular value over sqrt(lr / lambda), {r}": p for r, p in scaled.items()}
         | {f"loss at width {WIDTHS[-1]}, lambda {r}": of(rows, "loss", r)[-1] for r in RULES},
         seeds=SEEDS,
-        remark=", ".join(f"{what}: {word(shown)}" for what, shown in statements.items())
+        remark=in_words(statements)
         + f". Largest singular value {singular}; gain "
         + ", ".join(f"{rule} {interval}" for rule, interval in intervals.items())
         + ".",

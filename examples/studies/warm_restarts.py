@@ -29,6 +29,7 @@ import wdlab
 from . import digits
 from .dose import Dose
 from .dose import dose as dose_of
+from .error_bars import with_spread
 from .paired import agreement, is_lower, word
 from .rows import Point, Row
 from .study import Size, Study, Summary, main, spread
@@ -106,9 +107,7 @@ def draw(rows: list[Row]) -> Figure:
         for schedule, style in zip(SCHEDULES, ("s:", "o--", "^-"), strict=True):
             values = of(rows, optimizer, schedule, "test_loss")
             steps = of(rows, optimizer, schedule, "step")[0]
-            axes.errorbar(
-                steps, values.mean(0), values.std(0), fmt=style, label=schedule, capsize=3
-            )
+            with_spread(axes, steps, [*values.T], fmt=style, label=schedule)
         axes.set(xscale="log", xlabel="step", ylabel="test loss (nats)", title=optimizer)
         axes.set_xticks(steps, [f"{step:g}" for step in steps], minor=False)
         axes.minorticks_off()

@@ -25,6 +25,7 @@ from examples.gpt import model, optim
 
 from . import language
 from .dose import Dose
+from .error_bars import with_spread
 from .paired import agreement, is_lower
 from .rows import Point, Row
 from .study import Size, Study, Summary, main, spread
@@ -79,9 +80,7 @@ def draw(rows: list[Row]) -> Figure:
             gain = loss_of(rows, rules, decay, bias) - loss_of(rows, "ALL", 0.0, bias)
             label = f"weight decay {decay:g}" if i == 0 else None
             color = "C0" if decay == DECAYS[0] else "C1"
-            axes.errorbar(
-                i + offset, gain.mean(), gain.std(), fmt=marker, color=color, label=label, capsize=3
-            )
+            with_spread(axes, [i + offset], [gain], fmt=marker, color=color, label=label)
     axes.axhline(0, color="gray", linestyle=":")
     names = [rules + ("" if bias else "\nno biases") for rules, bias in cases]
     axes.set_xticks(range(len(cases)), names, fontsize=8)
