@@ -83,19 +83,6 @@ def scale_by_ademamix(
             if callable(value):
                 raise ValueError(f"{name}_warmup needs a number for {name}, got a schedule.")
 
-    def mixture(count: jax.Array) -> tuple[ArrayLike, ArrayLike, ArrayLike]:
-        """Returns b3, 1 - b3 and alpha of this update."""
-        t = step_number(count)
-        rate, weight = value_at(b3, count), value_at(alpha, count)
-        if alpha_warmup is not None:
-            weight = jnp.minimum(t / alpha_warmup, 1.0) * weight
-        if b3_warmup is None:
-            return rate, 1.0 - rate, weight
-        a = t / b3_warmup
-        log = 1.0 / ((1.0 - a) * _inverse_log(b1, warmup_eps) + a * _inverse_log(b3, warmup_eps))
-        over = t >= b3_warmup
-        return jnp.where(over, b3, jnp.exp(log)), jnp.where(over, 1.0 - b3, -jnp.expm1(log)), weight
-
     def init_fn(params: PyTree) -> ScaleByAdemamixState:
         check_real("scale_by_ademamix", params)
         zeros = [zeros_for(params) for _ in range(3)]
@@ -106,8 +93,13 @@ def scale_by_ademamix(
     ) -> tuple[PyTree, ScaleByAdemamixState]:
         del params
         wide = widened(updates, state.nu)
-        kept, added, weight = mixture(state.count)
         t = step_number(state.count)
+        kept, weight = value_at(b3, state.count), value_at(alpha, state.count)
+        added = 1.0 - kept
+        if alpha_warmup is not None:
+            weight = jnp.minimum(t / alpha_warmup, 1.0) * weight
+        if b3_warmup is not None:
+            kept, added = _warmed_up(b1, b3, t, b3_warmup, warmup_eps)
         scalars, _ = formulas.scalars(t, None)
         of_mean = 1.0 / one_minus_power(b1, t)
         fast = jax.tree.map(formulas.next_first, wide, state.fast)
@@ -123,6 +115,16 @@ def scale_by_ademamix(
         return as_before(directions, updates), as_before(new, state)
 
     return transformation(init_fn, update_fn)
+
+
+def _warmed_up(
+    b1: Any, b3: Any, t: jax.Array, warmup: ArrayLike, eps: float
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the slow average's rate on its way from b1 to b3, and 1 - it."""
+    a = t / warmup
+    log = 1.0 / ((1.0 - a) * _inverse_log(b1, eps) + a * _inverse_log(b3, eps))
+    over = t >= warmup
+    return jnp.where(over, b3, jnp.exp(log)), jnp.where(over, 1.0 - b3, -jnp.expm1(log))
 
 
 def _inverse_log(rate: Any, eps: float) -> ArrayLike:

@@ -1,5 +1,6 @@
 """Sophia: momentum over an estimate of the Hessian's diagonal, clipped entry by entry."""
 
+import functools
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -97,13 +98,6 @@ def scale_by_sophia(
         check_real("scale_by_sophia", params)
         return ScaleBySophiaState(jnp.zeros([], jnp.int32), zeros_for(params), zeros_for(params))
 
-    def step(m: jax.Array, h: jax.Array, correction: ArrayLike) -> jax.Array:
-        small, curved = jnp.asarray(eps, m.dtype), jnp.asarray(gamma, m.dtype) * h
-        curved = jnp.maximum(curved, small) if epsilon == "floor" else curved + small
-        still = (m == 0) & (curved == 0)  # 0/0 without an epsilon.
-        m = m / jnp.asarray(correction, m.dtype)
-        return jnp.where(still, 0.0, jnp.clip(m / curved, -1.0, 1.0))
-
     def update_fn(
         updates: PyTree,
         state: Any,
@@ -115,19 +109,17 @@ def scale_by_sophia(
     ) -> tuple[PyTree, ScaleBySophiaState]:
         mu = jax.tree.map(adam.next_first, widened(updates, state.mu), state.mu)
         correction = one_minus_power(b1, step_number(state.count)) if bias_correction else 1.0
-        directions = jax.tree.map(lambda m, h: step(m, h, correction), mu, state.nu)
-
-        def averaged(estimate: PyTree) -> PyTree:
-            wide = widened(estimate, state.nu)
-            rate = lambda h: jnp.asarray(b2, h.dtype)  # noqa: E731
-            new = jax.tree.map(lambda x, h: rate(h) * h + (1 - rate(h)) * x, wide, state.nu)
-            return as_before(new, state.nu)
+        divisor = functools.partial(_divisor, gamma=gamma, eps=eps, epsilon=epsilon)
+        step = lambda m, h: _clipped(m, divisor(h.astype(m.dtype)), correction)  # noqa: E731
+        directions = jax.tree.map(step, mu, state.nu)
 
         def estimated() -> PyTree:
             key = jax.random.fold_in(jax.random.key(seed), state.count)
             if estimator == "gauss_newton_bartlett":
-                return averaged(_squares(sampled_gradient(params, key)))
-            return averaged(_hutchinson(key, params, hvp, value_fn))
+                estimate = _squares(sampled_gradient(params, key))
+            else:
+                estimate = _hutchinson(key, params, hvp, value_fn)
+            return _averaged(b2, estimate, state.nu)
 
         given = sampled_gradient if estimator == "gauss_newton_bartlett" else hvp or value_fn
         nu = state.nu
@@ -135,11 +127,28 @@ def scale_by_sophia(
             require_params("scale_by_sophia", params)
             nu = jax.lax.cond(state.count % every == 0, estimated, lambda: state.nu)
         elif given is not None:
-            nu = averaged(_squares(given))
+            nu = _averaged(b2, _squares(given), state.nu)
         new = ScaleBySophiaState(next_count(state.count), as_before(mu, state.mu), nu)
         return as_before(directions, updates), new
 
     return transformation(init_fn, update_fn)
+
+
+def _divisor(h: jax.Array, gamma: ArrayLike, eps: ArrayLike, epsilon: str) -> jax.Array:
+    small, curved = jnp.asarray(eps, h.dtype), jnp.asarray(gamma, h.dtype) * h
+    return jnp.maximum(curved, small) if epsilon == "floor" else curved + small
+
+
+def _clipped(m: jax.Array, divisor: jax.Array, correction: ArrayLike) -> jax.Array:
+    still = (m == 0) & (divisor == 0)  # 0/0 without an epsilon.
+    m = m / jnp.asarray(correction, m.dtype)
+    return jnp.where(still, 0.0, jnp.clip(m / divisor, -1.0, 1.0))
+
+
+def _averaged(b2: ArrayLike, estimate: PyTree, nu: PyTree) -> PyTree:
+    rate = lambda h: jnp.asarray(b2, h.dtype)  # noqa: E731
+    new = jax.tree.map(lambda x, h: rate(h) * h + (1 - rate(h)) * x, widened(estimate, nu), nu)
+    return as_before(new, nu)
 
 
 def _squares(gradient: PyTree) -> PyTree:

@@ -182,27 +182,31 @@ def examine(
     update = trace_update(tx, gradients_of(wide), jax.eval_shape(tx.init, wide), wide)
     terms = decay_terms(update, len(pairs))
     measured = measured_alone(tx, wide, measure(traced, grid), grid)
-    leaves = [
-        LeafFacts(
-            path=path,
-            shape=tuple(np.shape(leaf)),
-            dtype=jnp.result_type(leaf),
-            role=_role(path, leaf, roles),
-            coupling=found.coupling,
-            steps=grid,
-            shrink=found.decay,
-            response=found.response,
-            kinds=found.kinds,
-            terms=count,
-            follows_copy=traced.copies(found.kinds[0])[0],
-            moves=any(map(traced.depends_on_gradients, found.kinds)),
-        )
+    leaves = tuple(
+        _facts(traced, grid, path, leaf, _role(path, leaf, roles), found, count)
         for (path, leaf), found, count in zip(pairs, measured, terms, strict=True)
         if np.size(leaf)
-    ]
+    )
     changes = state_changes(tx, kept)
-    return Examination(
-        leaves=tuple(leaves), traced=traced, reason="", state_changes=changes, **told
+    return Examination(leaves=leaves, traced=traced, reason="", state_changes=changes, **told)
+
+
+def _facts(
+    traced: TracedOptimizer, grid: Array, path: str, leaf: Any, role: str, found: Any, terms: int
+) -> LeafFacts:
+    return LeafFacts(
+        path=path,
+        shape=tuple(np.shape(leaf)),
+        dtype=jnp.result_type(leaf),
+        role=role,
+        coupling=found.coupling,
+        steps=grid,
+        shrink=found.decay,
+        response=found.response,
+        kinds=found.kinds,
+        terms=terms,
+        follows_copy=traced.copies(found.kinds[0])[0],
+        moves=any(map(traced.depends_on_gradients, found.kinds)),
     )
 
 

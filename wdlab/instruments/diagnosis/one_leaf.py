@@ -60,16 +60,7 @@ def _one_leaf(
     first = count + arrays  # Of the weights, behind gradients and state.
     others = {n for n in range(count) if n != place}
     update = _without_zeros(update, others | {first + n for n in others})
-    results = update.jaxpr.outvars
-    kept: set[int] = set()
-    while True:  # Until what is kept of the state goes on by itself.
-        wanted = [results[place], *(results[count + n] for n in sorted(kept))]
-        used = needed(update.jaxpr, wanted)
-        more = {n for n in range(arrays) if update.jaxpr.invars[count + n] in used}
-        if more <= kept:
-            break
-        kept |= more
-    own = sorted(kept)
+    own = _own_arrays(update.jaxpr, place, count, arrays)
     start, inputs = pruned(init, own)
     step, asked = pruned(update, [place, *(count + n for n in own)])
     with_loss = len(update.jaxpr.invars) > first + count
@@ -97,6 +88,18 @@ def _one_leaf(
         return update, after
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _own_arrays(jaxpr: Any, place: int, count: int, arrays: int) -> list[int]:
+    """Which arrays of the state one leaf's update needs, now or at later steps."""
+    results = jaxpr.outvars
+    kept: set[int] = set()
+    while True:  # Until what is kept of the state goes on by itself.
+        used = needed(jaxpr, [results[place], *(results[count + n] for n in sorted(kept))])
+        more = {n for n in range(arrays) if jaxpr.invars[count + n] in used}
+        if more <= kept:
+            return sorted(kept)
+        kept |= more
 
 
 def measured_alone(tx: Any, params: PyTree, measured: list[Any], grid: Array) -> list[Any]:

@@ -79,13 +79,7 @@ def proved_equal(one: Traced, two: Traced) -> bool:
     positive = [algebra.nonnegative(form) for form in starts]
     kept = [algebra.value(form) for form in starts]
     for _ in range(_MOST_ROUNDS):
-        known = {c: all(p for p, d in _zip(positive, classes) if d == c) for c in classes}
-        states = [
-            algebra.constant(k)
-            if k is not None
-            else algebra.atom(("state", c, known[c]), scalar=x.shape == (), nonnegative=known[c])
-            for c, x, k in zip(classes, arrays, kept, strict=True)
-        ]
+        states = _states(algebra, arrays, classes, positive, kept)
         updates: list[list[Form]] = []
         following: list[Form] = []
         for p in programs:
@@ -102,6 +96,19 @@ def proved_equal(one: Traced, two: Traced) -> bool:
             keys = [[algebra.key(form) for form in forms] for forms in updates]
             return keys[0] == keys[1]
     return False
+
+
+def _states(
+    algebra: Algebra, arrays: list[Any], classes: list[int], positive: list[bool], kept: list[Any]
+) -> list[Form]:
+    """The arrays before a step as forms: those of one class are the same unknown."""
+    known = {c: all(p for p, d in _zip(positive, classes) if d == c) for c in classes}
+    return [
+        algebra.constant(k)
+        if k is not None
+        else algebra.atom(("state", c, known[c]), scalar=x.shape == (), nonnegative=known[c])
+        for c, x, k in zip(classes, arrays, kept, strict=True)
+    ]
 
 
 def _numbered(labels: list[Any]) -> list[int]:
