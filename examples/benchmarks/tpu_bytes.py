@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 from rich.console import Console
 from rich.table import Table
@@ -24,17 +23,11 @@ import wdlab
 
 from ..runs.errors import UserError, fail
 from ..runs.flags import parse_dataclass
+from ..runs.slices import devices_of
 from ..runs.traffic import hbm_bytes
 from .rows import ROWS
 
 WIDTH = 125  # Of a table whose columns are not cut, in a file too.
-# What libtpu asks a real TPU's host for, and that two processes may compile at once.
-ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,19 +39,6 @@ class Settings:
     size: int = 4096  # Rows and columns of each.
     large: int = 10240  # Of a second measurement, too large for on-chip memory.
     quick: bool = False  # Leave out the second measurement, and Optax's.
-
-
-def chip(topology: str) -> jax.Device:
-    """A device of a described slice."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    try:
-        return topologies.get_topology_desc(topology, platform="tpu").devices[0]
-    except Exception as error:  # noqa: BLE001  libtpu raises several kinds.
-        raise UserError(
-            f"no TPU compiler for {topology!r}: {str(error).splitlines()[0]}. "
-            "Install the libtpu that jax's 'tpu' extra names, and give a slice such as v5e:2x2."
-        ) from None
 
 
 def words(
@@ -79,7 +59,7 @@ def words(
 
 def measure(settings: Settings) -> Table:
     """Compiles every row of the table."""
-    device = chip(settings.topology)
+    device = devices_of(settings.topology)[0]
     table = Table(title=f"HBM words per parameter and step, {settings.topology}, float32")
     table.add_column("optimizer")
     columns = ["bound", f"wdlab {settings.size}", "/ bound", "XLA's count"]

@@ -23,10 +23,11 @@ from wdlab.preconditioners import COEFFICIENTS, newton_schulz
 
 from ..runs.errors import UserError, fail
 from ..runs.flags import parse_dataclass
+from ..runs.slices import devices_of
 from ..runs.traffic import hbm_bytes
 from .optimizer_step import gpt2
 from .rows import MATRIX_ROWS
-from .tpu_bytes import WIDTH, chip
+from .tpu_bytes import WIDTH
 
 PyTree = Any
 
@@ -62,7 +63,10 @@ def of_program(
 
 def measure(settings: Settings) -> Table:
     """Compiles the steps and the iterations alone."""
-    device, shapes = chip(settings.topology), hidden_matrices(settings.blocks, settings.width)
+    device, shapes = (
+        devices_of(settings.topology)[0],
+        hidden_matrices(settings.blocks, settings.width),
+    )
     size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     jordan = jnp.asarray(COEFFICIENTS["jordan"].triples[0])
     iterations: dict[str, Callable[[Any], Any]] = {

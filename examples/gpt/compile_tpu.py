@@ -8,8 +8,6 @@ to change where it does not fit. Needs libtpu (``pip install "jax[tpu]"``).
 
 import argparse
 import dataclasses
-import importlib.util
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +23,7 @@ from examples.runs.layout import Layout
 from examples.runs.mesh import make_mesh
 from examples.runs.program import Program
 from examples.runs.roofline import CHIPS, GIB, Chip, Roofline, roofline
+from examples.runs.slices import INSTALL, devices_of
 from wdlab.training import opt_state_shardings
 
 from . import model, optim, step
@@ -38,32 +37,6 @@ PARTS = {
     "head": "head and loss", "loss": "head and loss", "metrics": "metrics",
     "optimizer": "optimizer and EMA", "ema": "optimizer and EMA",  # One pass over the weights.
 }  # fmt: skip
-
-
-def devices_of(topology: str) -> Sequence[Any]:
-    """The chips of a slice, as its compiler sees them.
-
-    Raises:
-      UserError: Without libtpu, or if there is no such slice.
-    """
-    if topology.split(":")[0] not in CHIPS or ":" not in topology:
-        raise UserError(f"--topology {topology!r}: write such as v5e:4x4; {', '.join(CHIPS)}")
-    if importlib.util.find_spec("libtpu") is None:
-        raise UserError('the TPU\'s compiler is not installed: pip install "jax[tpu]"')
-    os.environ |= {  # There is no TPU here to be asked about.
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    }
-    jax.config.update("jax_platforms", "cpu")
-    from jax.experimental import topologies
-
-    try:
-        return topologies.get_topology_desc(topology, platform="tpu").devices
-    except Exception as error:  # noqa: BLE001  Whatever libtpu says.
-        reason = str(error).split("\n")[0]
-        raise UserError(f"--topology {topology!r} is not known to libtpu: {reason}") from None
 
 
 def settings(name: str, flags: Sequence[str], chips: int) -> Config:
@@ -156,8 +129,8 @@ def program_of(compiled: Any) -> Program:
         return Program(compiled.as_text())
     except jax.errors.JaxRuntimeError as error:
         raise UserError(
-            f"this jaxlib cannot read the program that libtpu made: {str(error).splitlines()[0]}. "
-            'Install the libtpu that belongs to it: pip install "jax[tpu]"'
+            f"this jaxlib cannot read the program that libtpu made: {str(error).splitlines()[0]}; "
+            f"{INSTALL}"
         ) from None
 
 

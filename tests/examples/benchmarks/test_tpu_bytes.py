@@ -5,6 +5,7 @@ import pytest
 from examples.benchmarks import tpu_bytes
 from examples.benchmarks.rows import ROWS
 from examples.runs.errors import UserError
+from examples.runs.slices import devices_of
 
 pytestmark = pytest.mark.usefixtures("tpu_compiler")
 
@@ -18,7 +19,7 @@ def test_an_unknown_slice_is_told_in_one_line(capsys):
 def test_steps_are_at_their_bounds(row):
     pytest.importorskip("libtpu")
     try:
-        device = tpu_bytes.chip("v5e:2x2")
+        device = devices_of("v5e:2x2")[0]
     except UserError as error:
         pytest.skip(str(error))  # One process at a time may hold the compiler.
     hbm, _ = tpu_bytes.words(row.ours(), device, leaves=3, size=4096)

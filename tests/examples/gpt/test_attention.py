@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from examples.gpt import attention, compile_tpu, kernels, model
+from examples.gpt import attention, kernels, model
 from examples.gpt.config import Config
 from examples.gpt.flags import parse
 from examples.runs.errors import UserError
 from examples.runs.mesh import AXES, make_mesh
+from examples.runs.slices import devices_of
 
 CONFIG = Config(n_layer=1, n_head=2, n_embd=128, block_size=128, dtype="bfloat16")
 bfloat16 = jnp.dtype(jnp.bfloat16)
@@ -136,7 +137,7 @@ def test_an_unknown_form_is_refused_with_those_there_are():
 @pytest.mark.usefixtures("tpu_compiler")
 def test_on_a_mesh_of_tpus_each_chip_attends_to_its_own_sequences():
     pytest.importorskip("libtpu")
-    mesh = make_mesh(1, 4, compile_tpu.devices_of("v5e:2x2"))
+    mesh = make_mesh(1, 4, devices_of("v5e:2x2"))
     where = NamedSharding(mesh, PartitionSpec(AXES))
     q_k_v = [
         jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)

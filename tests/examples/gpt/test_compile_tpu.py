@@ -1,9 +1,11 @@
 """The training step compiled for TPUs that are not here."""
 
 import importlib.util
+import os
 import re
 
 import pytest
+from jax.experimental import topologies
 
 from examples.gpt import compile_tpu
 from examples.runs.layout import Layout
@@ -35,12 +37,26 @@ def test_advice_says_what_is_left_to_do():
         assert flag in advice
 
 
-@pytest.mark.parametrize("topology", ["v5e", "v9:2x2"])
+@pytest.mark.parametrize("topology", ["v5e", "v9:2x2", "v5e:0x4", "v5e:4x", "v5p:99x99x99"])
 def test_a_slice_of_no_kind_is_refused(topology, capsys):
     assert compile_tpu.main(["--topology", topology, "--config", "gpt2_xl"]) == 1
     error = capsys.readouterr().err
-    assert f"--topology '{topology}': write such as v5e:4x4" in error
+    assert f"--topology '{topology}': write the kind (v4, v5e, v5p, v6e)" in error
     assert error.count("\n") == 1
+
+
+def test_what_libtpu_says_of_a_slice_is_told_in_one_line(monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise RuntimeError("INVALID_ARGUMENT: no such slice\nand a long account")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(topologies, "get_topology_desc", refuse)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_dump_to=x")
+    assert compile_tpu.main(["--topology", "v5e:3x3", "--config", "gpt2_xl"]) == 1
+    error = capsys.readouterr().err
+    assert "'v5e:3x3': INVALID_ARGUMENT: no such slice; if this is a slice, install" in error
+    assert error.count("\n") == 1
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x"  # Libtpu would end the process.
 
 
 def test_without_the_compiler_the_error_says_what_to_install(monkeypatch, capsys):

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from examples.gpt.compile_tpu import devices_of
 from examples.runs.errors import UserError
 from examples.runs.parts import Parts, costs
 from examples.runs.program import Program
+from examples.runs.slices import devices_of
 from examples.runs.temporaries import largest_temporaries
 from examples.runs.traffic import hbm_bytes, hbm_traffic
 
