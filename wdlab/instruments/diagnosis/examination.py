@@ -12,10 +12,16 @@ import numpy as np
 
 from wdlab._core.dtypes import is_16_bit
 from wdlab._core.names import first_line
-from wdlab.instruments.diagnosis.one_leaf import measured_alone
 from wdlab.instruments.diagnosis.program_facts import decay_terms, injected, state_changes
 from wdlab.instruments.inputs import float32_shapes
-from wdlab.instruments.plans import GRID, TracedOptimizer, gradients_of, measure, trace_update
+from wdlab.instruments.plans import (
+    GRID,
+    TracedOptimizer,
+    gradients_of,
+    measure,
+    measured_alone,
+    trace_update,
+)
 from wdlab.rules import leaves_with_paths, looks_like_matrix, looks_like_norm_or_bias
 
 Array = Any

@@ -8,15 +8,20 @@ import jax
 import numpy as np
 
 from wdlab.conventions import get
-from wdlab.instruments.diagnosis.argument_meanings import first_moment
-from wdlab.instruments.diagnosis.checking import NOT_FINITE, Rates, checked
-from wdlab.instruments.diagnosis.differing_terms import differing_term
 from wdlab.instruments.diagnosis.examination import Examination, LeafFacts
-from wdlab.instruments.diagnosis.fit import Fit
-from wdlab.instruments.diagnosis.recognition import recognized
-from wdlab.instruments.diagnosis.tried_problems import Tried, try_leaf
 from wdlab.instruments.equivalence import Equivalence
 from wdlab.instruments.plans import TracedOptimizer, shares
+from wdlab.instruments.recognition import (
+    NOT_FINITE,
+    Fit,
+    Rates,
+    Tried,
+    checked,
+    differing_term,
+    first_moment,
+    recognized,
+    try_leaf,
+)
 from wdlab.rules import leaves_with_paths
 
 Array = Any

@@ -2,7 +2,9 @@
 
 from wdlab.instruments.plans.comparison import plan_differences
 from wdlab.instruments.plans.measured_decay import Measured, measure, shares
+from wdlab.instruments.plans.one_leaf import measured_alone, one_leaf
 from wdlab.instruments.plans.plan import DecayPlan, LeafPlan, decay_plan
+from wdlab.instruments.plans.pruned_programs import with_results
 from wdlab.instruments.plans.step_curves import GRID, find_jumps
 from wdlab.instruments.plans.traced_optimizer import TracedOptimizer
 from wdlab.instruments.plans.traced_update import gradients_of, trace_update
@@ -19,8 +21,11 @@ __all__ = [
     "find_jumps",
     "gradients_of",
     "measure",
+    "measured_alone",
     "of_kind",
+    "one_leaf",
     "plan_differences",
     "shares",
     "trace_update",
+    "with_results",
 ]

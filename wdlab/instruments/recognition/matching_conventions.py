@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from wdlab.conventions import get, names
-from wdlab.instruments.diagnosis.argument_meanings import meaning
-from wdlab.instruments.diagnosis.candidates import program, signature
-from wdlab.instruments.diagnosis.checking import Rates
-from wdlab.instruments.diagnosis.decay_of_fit import plainest, with_decay
-from wdlab.instruments.diagnosis.fit import DECOUPLED, Fit
-from wdlab.instruments.diagnosis.fits import first_guess, fitted, improved
-from wdlab.instruments.diagnosis.tried_problems import Tried
-from wdlab.instruments.diagnosis.variants import variants
+from wdlab.instruments.recognition.argument_meanings import meaning
+from wdlab.instruments.recognition.candidates import program, signature
+from wdlab.instruments.recognition.checking import Rates
+from wdlab.instruments.recognition.decay_of_fit import plainest, with_decay
+from wdlab.instruments.recognition.fit import DECOUPLED, Fit
+from wdlab.instruments.recognition.fitting import first_guess, fitted, improved
+from wdlab.instruments.recognition.tried_problems import Tried
+from wdlab.instruments.recognition.variants import variants
 
 Array = Any
 _USUAL = {"momentum", "nesterov"}  # Arguments that are given as often as not.
@@ -38,7 +38,7 @@ def recognized(tried: Tried, coupling: str) -> tuple[list[tuple[Fit, Rates]], Fi
       coupling: As measured: "decoupled", "gradient", "none" or "unknown".
 
     >>> import jax, optax
-    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> from wdlab.instruments.recognition.tried_problems import try_leaf
     >>> shape = jax.ShapeDtypeStruct((5,), "float32")
     >>> found, _ = recognized(try_leaf(optax.sgd(0.25, momentum=0.9), [shape], 0, 1), "none")
     >>> found[0][0].program.name, found[0][0].arguments, found[0][1].factor

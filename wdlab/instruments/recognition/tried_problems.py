@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wdlab.instruments.diagnosis.candidates import Program, arrays_of
-from wdlab.instruments.diagnosis.one_leaf import one_leaf
-from wdlab.instruments.diagnosis.program_numbers import constants_of, scalars_of_step
-from wdlab.instruments.diagnosis.pruned_programs import with_results
 from wdlab.instruments.equivalence.evaluation import evaluate
 from wdlab.instruments.equivalence.proof import Traced, traced
+from wdlab.instruments.plans import one_leaf, with_results
+from wdlab.instruments.recognition.candidates import Program, arrays_of
+from wdlab.instruments.recognition.program_numbers import constants_of, scalars_of_step
 
 Array = Any
 # Sizes of the gradients, one for each update; the tiny ones show where an epsilon stands.

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from wdlab.conventions import get
-from wdlab.instruments.diagnosis.candidates import CLIP, NO_CLIP, Program, Slot, program
-from wdlab.instruments.diagnosis.fit import Fit
-from wdlab.instruments.diagnosis.tried_problems import Tried
+from wdlab.instruments.recognition.candidates import CLIP, NO_CLIP, Program, Slot, program
+from wdlab.instruments.recognition.fit import Fit
+from wdlab.instruments.recognition.tried_problems import Tried
 
 Array = Any
 _MOST_ROUNDS = 3
@@ -24,8 +24,8 @@ def fitted(tried: Tried, found: Program, values: Sequence[float], rates: Any = N
     rate of 1 and without a decoupled decay.
 
     >>> import jax, optax
-    >>> from wdlab.instruments.diagnosis.candidates import program
-    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> from wdlab.instruments.recognition.candidates import program
+    >>> from wdlab.instruments.recognition.tried_problems import try_leaf
     >>> shape = jax.ShapeDtypeStruct((5,), "float32")
     >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
     >>> found = program("torch.SGD", tried.shape, ())
@@ -90,8 +90,8 @@ def first_guess(tried: Tried, found: Program, *, l2: bool) -> Fit:
       l2: Whether the decay may act through the gradient.
 
     >>> import jax, optax
-    >>> from wdlab.instruments.diagnosis.candidates import program
-    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> from wdlab.instruments.recognition.candidates import program
+    >>> from wdlab.instruments.recognition.tried_problems import try_leaf
     >>> shape = jax.ShapeDtypeStruct((5,), "float32")
     >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
     >>> first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False).exact
@@ -121,8 +121,8 @@ def improved(tried: Tried, fit: Fit) -> Fit:
     """The fit with other numbers of the program, changed one at a time.
 
     >>> import jax, optax
-    >>> from wdlab.instruments.diagnosis.candidates import program
-    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> from wdlab.instruments.recognition.candidates import program
+    >>> from wdlab.instruments.recognition.tried_problems import try_leaf
     >>> shape = jax.ShapeDtypeStruct((5,), "float32")
     >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
     >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)

@@ -5,9 +5,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from wdlab.instruments.diagnosis.tried_problems import Tried
 from wdlab.instruments.equivalence.evaluation import evaluate
 from wdlab.instruments.equivalence.proof import Traced, traced
+from wdlab.instruments.recognition.tried_problems import Tried
 
 Array = Any
 
@@ -21,7 +21,7 @@ def untried_branches(tried: Tried, theirs: Any, calls: int) -> bool:
       calls: Of the update, for one step of the weights.
 
     >>> import optax
-    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> from wdlab.instruments.recognition.tried_problems import try_leaf
     >>> shape = jax.ShapeDtypeStruct((5,), "float32")
     >>> tx = optax.chain(optax.sgd(0.5), optax.clip_by_global_norm(1e6))
     >>> untried_branches(try_leaf(tx, [shape], 0, 1), optax.sgd(0.5), 1)

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 from wdlab.conventions import get
-from wdlab.instruments.diagnosis.candidates import CLIP, NO_CLIP, Program, build_convention
+from wdlab.instruments.recognition.candidates import CLIP, NO_CLIP, Program, build_convention
 
 Array = Any
 EXACT = 2e-7
@@ -20,9 +20,9 @@ class Fit:
     """A convention with numbers, against a leaf's steps.
 
     >>> import jax
-    >>> from wdlab.instruments.diagnosis.candidates import program
-    >>> from wdlab.instruments.diagnosis.fits import first_guess
-    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> from wdlab.instruments.recognition.candidates import program
+    >>> from wdlab.instruments.recognition.fitting import first_guess
+    >>> from wdlab.instruments.recognition.tried_problems import try_leaf
     >>> tried = try_leaf(optax.sgd(0.5), [jax.ShapeDtypeStruct((5,), "float32")], 0, 1)
     >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)
     >>> fit.exact, fit.arguments_at(0.5), fit.clip, fit.is_after

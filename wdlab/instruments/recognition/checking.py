@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import optax
 
-from wdlab.instruments.diagnosis.candidates import arrays_of
-from wdlab.instruments.diagnosis.fit import Fit
-from wdlab.instruments.diagnosis.tried_problems import Tried
-from wdlab.instruments.diagnosis.untried_branches import untried_branches
 from wdlab.instruments.equivalence import Equivalence, equivalent
+from wdlab.instruments.recognition.candidates import arrays_of
+from wdlab.instruments.recognition.fit import Fit
+from wdlab.instruments.recognition.tried_problems import Tried
+from wdlab.instruments.recognition.untried_branches import untried_branches
 
 Array = Any
 _MOST_SCALARS = 2  # Of the program that the learning rates may be.
@@ -44,11 +44,11 @@ def checked(
       calls: Of the update, for one step of the weights.
 
     >>> import jax, optax
-    >>> from wdlab.instruments.diagnosis.candidates import program
-    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> from wdlab.instruments.recognition.candidates import program
+    >>> from wdlab.instruments.recognition.tried_problems import try_leaf
     >>> shape = jax.ShapeDtypeStruct((5,), "float32")
     >>> tried = try_leaf(optax.sgd(0.5), [shape], 0, 1)
-    >>> from wdlab.instruments.diagnosis.fits import first_guess
+    >>> from wdlab.instruments.recognition.fitting import first_guess
     >>> fit = first_guess(tried, program("torch.SGD", tried.shape, ()), l2=False)
     >>> rates = Rates(fit.rates, (), 0.5, 0)
     >>> answer, untried = checked(tried, fit, rates, 0.5, 1)

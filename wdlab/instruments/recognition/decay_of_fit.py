@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from wdlab.conventions import get
-from wdlab.instruments.diagnosis.fit import Fit
-from wdlab.instruments.diagnosis.tried_problems import Problem, Tried
+from wdlab.instruments.recognition.fit import Fit
+from wdlab.instruments.recognition.tried_problems import Problem, Tried
 
 Array = Any
 
@@ -21,9 +21,9 @@ def with_decay(tried: Tried, fit: Fit, rates: Array) -> Fit | None:
       rates: Its learning rates, without the noise of the fit.
 
     >>> import jax, optax
-    >>> from wdlab.instruments.diagnosis.candidates import program
-    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
-    >>> from wdlab.instruments.diagnosis.fits import first_guess
+    >>> from wdlab.instruments.recognition.candidates import program
+    >>> from wdlab.instruments.recognition.tried_problems import try_leaf
+    >>> from wdlab.instruments.recognition.fitting import first_guess
     >>> leaf, tx = jax.ShapeDtypeStruct((5,), "float32"), optax.adamw(0.5, weight_decay=0.1)
     >>> tried = try_leaf(tx, [leaf], 0, 1)
     >>> fit = first_guess(tried, program("torch.AdamW", tried.shape, ()), l2=False)
@@ -57,9 +57,9 @@ def plainest(tried: Tried, fit: Fit) -> Fit:
     """The fit with its defaults for the numbers that the leaf's steps do not depend on.
 
     >>> import jax, optax
-    >>> from wdlab.instruments.diagnosis.candidates import program
-    >>> from wdlab.instruments.diagnosis.fits import fitted
-    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> from wdlab.instruments.recognition.candidates import program
+    >>> from wdlab.instruments.recognition.fitting import fitted
+    >>> from wdlab.instruments.recognition.tried_problems import try_leaf
     >>> leaf = jax.ShapeDtypeStruct((5,), "float32")
     >>> tried = try_leaf(optax.sgd(0.5), [leaf], 0, 1)
     >>> found = program("torch.SGD", tried.shape, ())

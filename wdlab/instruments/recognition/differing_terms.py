@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from wdlab.conventions import get
-from wdlab.instruments.diagnosis.fit import EXACT, Fit
-from wdlab.instruments.diagnosis.tried_problems import Tried
+from wdlab.instruments.recognition.fit import EXACT, Fit
+from wdlab.instruments.recognition.tried_problems import Tried
 
 Array = Any
 _TIMES = {
@@ -23,8 +23,8 @@ def differing_term(tried: Tried, fit: Fit) -> str:
     """The first of these that differs: the bias correction, the decay, the step's direction.
 
     >>> import jax, optax
-    >>> from wdlab.instruments.diagnosis.recognition import recognized
-    >>> from wdlab.instruments.diagnosis.tried_problems import try_leaf
+    >>> from wdlab.instruments.recognition.matching_conventions import recognized
+    >>> from wdlab.instruments.recognition.tried_problems import try_leaf
     >>> shape = jax.ShapeDtypeStruct((5,), "float32")
     >>> lion = optax.lion(optax.linear_schedule(1e-3, 1e-4, 9), weight_decay=0.0)
     >>> chain = optax.chain(lion, optax.add_decayed_weights(-1e-4))

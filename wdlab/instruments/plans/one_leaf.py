@@ -11,8 +11,10 @@ import numpy as np
 import optax
 from jax.extend import core
 
-from wdlab.instruments.diagnosis.pruned_programs import needed, pruned
-from wdlab.instruments.plans import TracedOptimizer, measure, trace_update
+from wdlab.instruments.plans.measured_decay import measure
+from wdlab.instruments.plans.pruned_programs import needed, pruned
+from wdlab.instruments.plans.traced_optimizer import TracedOptimizer
+from wdlab.instruments.plans.traced_update import trace_update
 
 PyTree = Any
 Array = Any
