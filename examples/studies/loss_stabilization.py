@@ -38,7 +38,7 @@ from examples.resnet import train as program
 
 from . import images
 from .dose import Dose
-from .paired import agreement, difference, every, is_lower, word
+from .paired import agreement, difference, every, in_words, is_lower
 from .rows import Point, Row
 from .study import Size, Study, Summary, at_end, main
 
@@ -227,9 +227,7 @@ def summarize(rows: list[Row]) -> Summary:
         numbers=numbers,
         seeds=min(map(len, numbers.values())),
         remark="; ".join(
-            f"{name}: "
-            + ", ".join(f"{what}: {word(shown)}" for what, shown in of_model.items())
-            + f", test error with decay less without {gaps[name]} points"
+            f"{name}: {in_words(of_model)}, test error with decay less without {gaps[name]} points"
             for name, of_model in found.items()
         )
         + ".",

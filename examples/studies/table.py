@@ -20,6 +20,7 @@ from examples.runs.flags import parse_dataclass
 from wdlab.sweep import Separability
 
 from . import claims
+from .markdown import table
 from .study import Size, spread
 
 FOLDER = Path(__file__).parent
@@ -127,19 +128,6 @@ def title(result: Result) -> str:
 def link(result: Result) -> str:
     """A link to the section of a result."""
     return f"[{result['size']}](#{claims.anchor(result)})"
-
-
-def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    r"""A table in Markdown.
-
-    >>> print(table(("a", "b"), [("|x|", "y")]))
-    | a | b |
-    |---|---|
-    | \|x\| | y |
-    """
-    lines = [heading, *rows]
-    cells = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join([cells[0], "|" + "---|" * len(heading), *cells[1:]])
 
 
 def text(value: Any) -> str:
