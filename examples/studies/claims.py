@@ -171,6 +171,7 @@ def find_stable(found: Mapping[str, Result]) -> str:
     rows = [(*words, effect(gaps[column])) for column, words in MEASURES.items()]
     heading = (f"BatchNorm MLP at a large rate, E = {MOST} less E = {LEAST}", "the paper", "here")
     said = f"{table(heading, rows)}\n\nIn words: {found[STABLE]['remark']}"
+    said += "".join(f" Run again: {run['remark']}" for run in found[STABLE].get("repeats", []))
     if IMAGES in found:
         images = found[IMAGES]
         said += f" Image models ({images['size']}): {images['number']}. {images['remark']}"

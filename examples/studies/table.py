@@ -26,6 +26,7 @@ from .study import Size, spread
 FOLDER = Path(__file__).parent
 RESULTS, PAGE = FOLDER / "results", FOLDER / "README.md"
 Result = dict[str, Any]
+REPEATED = ("date", "commit", "agrees", "cpu_seconds", "number", "remark")
 HEAD = """# Studies and their results
 
 """
@@ -103,17 +104,17 @@ def section(result: Result) -> str:
 
 
 def again(result: Result) -> list[str]:
-    """One line about the other runs of a study with the same settings, if there are any.
+    """A line about each other run of a study with the same settings, if there are any.
 
     >>> run = {"date": "2026-12-01", "commit": "0a1b2c3", "agrees": "yes", "cpu_seconds": 31.2}
-    >>> again({"repeats": [run]})
-    ['Run again: 2026-12-01 (0a1b2c3, 31 CPU seconds): yes.']
+    >>> again({"repeats": [run | {"number": "loss 1.3", "remark": "Lower: yes."}]})
+    ['Run again on 2026-12-01 (commit 0a1b2c3, 31 CPU seconds): yes. loss 1.3. Lower: yes.']
     """
-    runs = [
-        f"{run['date']} ({run['commit']}, {run['cpu_seconds']:.0f} CPU seconds): {run['agrees']}"
+    return [
+        f"Run again on {run['date']} (commit {run['commit']}, {run['cpu_seconds']:.0f} CPU "
+        f"seconds): {run['agrees']}. {run['number']}. {run['remark']}".strip()
         for run in result.get("repeats", [])
     ]
-    return [f"Run again: {'; '.join(runs)}."] if runs else []
 
 
 def title(result: Result) -> str:
@@ -176,8 +177,7 @@ def note(folder: Path) -> None:
         if not stored.exists():
             raise UserError(f"no result {stored.name} is stored to repeat: use --add {path.parent}")
         result, run = (json.loads(p.read_text()) for p in (stored, path))
-        told = {name: run[name] for name in ("date", "commit", "agrees", "cpu_seconds", "number")}
-        result["repeats"] = [*result.get("repeats", []), told]
+        result["repeats"] = [*result.get("repeats", []), {name: run[name] for name in REPEATED}]
         stored.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
