@@ -29,9 +29,9 @@ def test_a_study_is_a_lab_note_with_a_command(name):
         assert len({json.dumps(p, sort_keys=True) for p in points}) == len(points) > 1
 
 
-def section(name, folder):
+def section(name, folder, size="tiny"):
     """The part of the results page."""
-    return table.section(json.loads((folder / f"{name}-tiny.json").read_text()))
+    return table.section(json.loads((folder / f"{name}-{size}.json").read_text()))
 
 
 def curves(config, finetune=None):
@@ -81,10 +81,11 @@ class MadeUpRun:
 def test_a_study_of_image_models_from_points_to_summary(name, tmp_path, monkeypatch):
     monkeypatch.setattr(images, "build", lambda *args, **kwargs: None)
     monkeypatch.setattr(images, "Run", MadeUpRun)
-    summary = study.run(module(name).STUDY, "tiny", tmp_path)
+    size = module(name).STUDY.sizes[0]
+    summary = study.run(module(name).STUDY, size, tmp_path)
     assert summary.agrees in ("yes", "in part", "no", "not tested")
-    assert "nan" not in section(name, tmp_path)
-    assert (tmp_path / f"{name}-tiny.png").stat().st_size > 5_000
+    assert "nan" not in section(name, tmp_path, size)
+    assert (tmp_path / f"{name}-{size}.png").stat().st_size > 5_000
 
 
 def test_the_image_studies_train_as_the_example_does():
