@@ -1,7 +1,7 @@
 """A training that is killed (signal 9) at random moments until it is through.
 
 Every life of it is forked from this process, which has imported everything and started nothing: a
-fork costs milliseconds, and the backend of JAX begins anew in each.
+fork costs milliseconds, and the backend of JAX starts again in each.
 """
 
 import dataclasses

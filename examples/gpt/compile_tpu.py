@@ -144,7 +144,7 @@ def bounds(found: Roofline, config: Config, chips: int) -> list[str]:
     )
     if config.gradient_accumulation_steps > 1 and found.limit == "links":
         lines.append(
-            "every micro-batch gathers the weights anew: try a larger --batch_size with fewer "
+            "every micro-batch gathers the weights again: try a larger --batch_size with fewer "
             "--gradient_accumulation_steps"
         )
     return lines

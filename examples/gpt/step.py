@@ -65,7 +65,7 @@ def new_carry(
     step: int = 0,
     copies: Any = None,
 ) -> Carry:
-    """The carry before the first update; ``copies``: the sharding of what is no weight."""
+    """The carry before the first update; ``copies``: the sharding of all but the weights."""
     scalars = jax.jit(lambda: (first_loss_scale(config), jnp.int32(step)), out_shardings=copies)()
     ema = jax.tree.map(jnp.copy, params) if config.ema_coef else None
     return Carry(params, wdlab.init_opt_state(tx, params), ema, *scalars)

@@ -75,7 +75,7 @@ def _fetch(archive: Archive, folder: Path) -> Path:
         if found != archive.sha256:
             raise UserError(
                 f"{path} has SHA-256 {found}, expected {archive.sha256}: remove it, then it is "
-                "downloaded anew"
+                "downloaded again"
             )
         return path
     try:

@@ -4,7 +4,7 @@ import sys
 
 
 class UserError(ValueError):
-    """A mistake in what the user asked for, told in one line."""
+    """A mistake in what the user asked for, reported in one line."""
 
 
 class Diverged(UserError):

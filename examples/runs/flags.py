@@ -1,4 +1,4 @@
-"""Flags of a frozen dataclass, read by tyro; mistakes told in one line: names, types, ranges."""
+"""Flags of a frozen dataclass, read by tyro; a mistake in a name, type or range is one line."""
 
 import contextlib
 import dataclasses

@@ -57,7 +57,7 @@ def measure(point: Point, size: Size) -> list[Row]:
         for i, (lr, decay) in enumerate(stages(point["schedule"], peak, unit)):
             make = wdlab.optimizers.adamw if point["optimizer"] == "adam" else wdlab.optimizers.sgdw
             tx = make(lr, weight_decay=decay, coupling="schedule")
-            # The moments start anew with each period, in every schedule alike.
+            # The moments start again with each period, in every schedule alike.
             stage_key = jax.random.fold_in(key, i)
             options = {"steps": PERIODS[i] * unit, "examples": EXAMPLES, "batch_size": BATCH}
             params, *_ = digits.train(tx, params, stage_key, **options)

@@ -143,8 +143,8 @@ class Convention:
             "rules": ", ".join(f"{rule.pattern} x {rule.scale:g}" for rule in self.rules),
             "source": self.source,
         }
-        told = [*lines.items(), *(("trap", trap) for trap in self.traps)]
-        body = [f"{label:15}  {text}" for label, text in told]
+        rows = [*lines.items(), *(("trap", trap) for trap in self.traps)]
+        body = [f"{label:15}  {text}" for label, text in rows]
         return "\n".join([f"{self.name} ({self.version})", *body])
 
     @property

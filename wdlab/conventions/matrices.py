@@ -1,4 +1,4 @@
-"""Trees under the originals that train matrices only: which leaves, and what becomes of the rest.
+"""Originals that train matrices only, on a whole tree: which leaves, and what trains the rest.
 
 Users of Muon put matrices into one parameter group and everything else into another, or into
 another optimizer. Each convention of that family takes four arguments beside its original's own,

@@ -147,7 +147,7 @@ def lion_with_decay(request: Request) -> optax.GradientTransformation:
 
 
 def maximized(request: Request, tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Turns the gradient round for ``maximize=True``; the decay stays a decay.
+    """Reverses the gradient for ``maximize=True``; the decay stays a decay.
 
     >>> from wdlab import conventions
     >>> request = conventions.get("torch.SGD").request(0.1, {"maximize": True})

@@ -37,7 +37,7 @@ def hyperball(learning_rate: ScalarOrSchedule, *, rules: PyTree) -> optax.Gradie
     :math:`N(x) = x/\lVert x\rVert_F`, one step is
     :math:`W_t = R\,N(W_{t-1} - lr_t R\,N(u_t))`. Put it last, in the place of
     ``optax.scale_by_learning_rate``. R is kept in the state and comes back in every step, so that
-    rounding does not add up: measured anew from :math:`W_{t-1}` it would drift.
+    rounding does not add up: measured again from :math:`W_{t-1}` it would drift.
 
     Leaves that ``rules`` exempt, and leaves that start at zero and so have no sphere, take the
     plain step :math:`W_t = W_{t-1} - lr_t u_t`. They usually want another learning rate: use

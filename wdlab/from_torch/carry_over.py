@@ -73,7 +73,7 @@ def opt_state_from_torch(
     ``muon`` for Muon and AdamW side by side.
     Chains, groups and wrappers around it are filled alike. A torch scheduler's step is Optax's
     count: the lr of update t is ``schedule(t - 1)``. Where the
-    saved lr, betas, eps, momentum or weight decay are others than those that ``tx`` steps with, a
+    saved lr, betas, eps, momentum or weight decay differ from those that ``tx`` steps with, a
     :class:`SettingsWarning` says so.
 
     Torch's Adafactor factors over the last two axes of torch's layout. A transposed matrix has rows

@@ -26,7 +26,7 @@ _SMALL = 1e-6  # A gradient that no clipping reaches.
 
 
 class SettingsWarning(UserWarning):
-    """The optimizer here is set otherwise than torch's was."""
+    """The optimizer's settings here are not those that torch's had."""
 
 
 def setting_differences(

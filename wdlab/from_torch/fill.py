@@ -84,7 +84,7 @@ class Filler:
         return type(node)(**new)
 
     def _memory(self, memory: PyTree) -> PyTree:
-        """Float32 masters, or what Kahan's sum has over: where torch's weights are given."""
+        """Float32 masters, or what Kahan's sum has kept: where torch's weights are given."""
 
         def exact(path: str, kept: Any) -> Any:
             if path not in self.weights:
@@ -178,7 +178,7 @@ class Filler:
         return ", ".join(sorted(kinds)) or "no buffers"
 
     def check_nothing_left(self) -> None:
-        """Raises if a buffer of a named parameter went nowhere."""
+        """Raises if a buffer of a named parameter was not used."""
         for path, source in self.sources.items():
             for key in sorted(self.saved.buffers.get(source.name, {})):
                 if (source.name, key) not in self.used:

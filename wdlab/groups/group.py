@@ -162,7 +162,7 @@ def assign_groups(params: PyTree, groups: tuple[Group, ...]) -> list[Assignment]
 
 
 def _other_layers(paths: list[str], groups: tuple[Group, ...]) -> str:
-    """Says if the layers are others than :func:`layerwise` was told; else ''."""
+    """Says if the layers are not those that :func:`layerwise` was given; else ''."""
     beyond = next((group for group in groups if group.layers_beyond is not None), None)
     if beyond is None or beyond.layers_beyond is None:
         return ""

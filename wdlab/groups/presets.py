@@ -118,7 +118,7 @@ def layerwise(
         Group(
             layers.replace("{layer}", f"0*{layer}"),
             learning_rate_scale=decay ** (num_layers - layer),
-            optional=True,  # A missing layer is told once, by the group of those beyond.
+            optional=True,  # A missing layer is reported once, by "layers beyond".
             name=f"layer {layer}",
         )
         for layer in range(num_layers)

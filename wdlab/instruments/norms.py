@@ -76,7 +76,7 @@ def leaf_norms(tree: PyTree, depth: int | None = None) -> Scalars:
 
 
 def group_norms(tree: PyTree, groups: str | Mapping[str, str]) -> Scalars:
-    """The norm of groups of leaves, told by their paths.
+    """The norm of groups of leaves, which their paths decide.
 
     Args:
       tree: Pytree of arrays.

@@ -35,7 +35,7 @@ class DecayRow:
     rule: str  # The deciding rule in short, or 'pytree of scales'.
     scale: float  # s; 0 is exempt
     warning: str  # Empty where the decision looks as usual.
-    optimizer: str = ""  # Which of several trains it, where that was told.
+    optimizer: str = ""  # Which of several trains it, where ``branches`` says so.
 
     @property
     def size(self) -> int:

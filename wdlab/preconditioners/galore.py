@@ -30,7 +30,7 @@ def scale_by_galore(
 
     With P the first ``rank`` singular vectors of the gradient, on its shorter side, one step is
     :math:`U = \gamma\, \mathrm{Adam}(G P) P^T` (or :math:`\gamma\, P\, \mathrm{Adam}(P^T G)`), Adam
-    with epsilon "hat". P is made anew every ``refresh_every`` steps; the moments stay as they are,
+    with epsilon "hat". P is made again every ``refresh_every`` steps; the moments stay as they are,
     in coordinates of the old P. Only matrices are projected, the other leaves get Adam.
 
     Args:

@@ -23,7 +23,7 @@ class Layout(NamedTuple):
     during: Any = None
     whole: Any = None
     parts: Any = None
-    by_hand: bool = False  # On an explicit mesh, where each product must be told its spec.
+    by_hand: bool = False  # On an explicit mesh, where each product needs its spec.
 
     def place(self, x: jax.Array, spec: Any) -> jax.Array:
         """Moves an array, where a spec says where to.
@@ -38,7 +38,7 @@ class Layout(NamedTuple):
         return jax.lax.with_sharding_constraint(x, spec)
 
     def result(self, spec: Any) -> Any:
-        """What a product is told of its result.
+        """The sharding that a product asks for its result.
 
         >>> Layout().result(None) is None
         True

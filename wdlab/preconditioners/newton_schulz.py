@@ -182,14 +182,14 @@ def _product(axes: str, one: jax.Array, other: jax.Array, spec: Any) -> jax.Arra
     """
     wide = jnp.promote_types(one.dtype, jnp.float32)
     exact = jax.lax.Precision.HIGHEST
-    told = dict(preferred_element_type=wide, out_sharding=spec)
+    how = dict(preferred_element_type=wide, out_sharding=spec)
     if one.dtype != jnp.bfloat16:
-        return jnp.einsum(axes, one, other, precision=exact, **told)
+        return jnp.einsum(axes, one, other, precision=exact, **how)
 
     def widened(one: jax.Array, other: jax.Array) -> jax.Array:
-        return jnp.einsum(axes, one.astype(wide), other.astype(wide), precision=exact, **told)
+        return jnp.einsum(axes, one.astype(wide), other.astype(wide), precision=exact, **how)
 
     def plain(one: jax.Array, other: jax.Array) -> jax.Array:
-        return jnp.einsum(axes, one, other, **told)
+        return jnp.einsum(axes, one, other, **how)
 
     return jax.lax.platform_dependent(one, other, cpu=widened, default=plain)

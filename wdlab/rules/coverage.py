@@ -1,4 +1,4 @@
-"""Whether rules fit a model: what they decide in vain, the wrong way round, or by a vague name."""
+"""Whether rules fit a model: none is idle, out of order, or decides by a vague name."""
 
 import warnings
 from typing import Any

@@ -154,7 +154,7 @@ def whole_rows(path: Path) -> Iterator[tuple[int, Row]]:
             yield line, tuple(row)
 
 
-MEND = "Delete this line (its run is done again), or the file."
+MEND = "Delete this line (its run will be repeated), or the file."
 
 
 def _text(path: Path, data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""The update step, 16-bit weights, steps that are not finite, checkpoints that keep their word."""
+"""The update step, 16-bit weights, steps that are not finite, checkpoints with checksums."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -37,7 +37,7 @@ class Restored(NamedTuple):
     state: PyTree  # like the argument
     record: dict[str, Any]  # what was given to save
     damaged: dict[int, str]  # newer steps that could not be used -> why; set aside on disk
-    differences: list[str]  # settings that are others than here, with check_settings=False
+    differences: list[str]  # settings that differ from this run's, with check_settings=False
     filled: list[str]  # with partial=True: paths the step does not have, taken from ``like``
 
 

@@ -112,7 +112,7 @@ def skipped_steps(opt_state: PyTree) -> SkippedSteps:
     if not found:
         raise ValueError(
             "nothing counts skipped steps in this optimizer state. Write "
-            "tx = wdlab.skip_nonfinite(tx) around the optimizer and init it anew."
+            "tx = wdlab.skip_nonfinite(tx) around the optimizer, and call tx.init again."
         )
     skipped, in_a_row = found[0].skipped, found[0].in_a_row
     for other in found[1:]:

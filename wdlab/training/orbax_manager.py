@@ -48,7 +48,7 @@ class Manager:
 
     @property
     def _orbax(self) -> ocp.CheckpointManager:
-        """Begun anew at its next use where a save has failed."""
+        """Orbax's manager; after a save has failed, a new one at its next use."""
         if self._started is None:
             self._started = self._start()
         return self._started
@@ -77,7 +77,7 @@ class Manager:
             raise earlier
 
     def failure(self) -> CheckpointError | None:
-        """Waits for the save under way; what went wrong with it, told once."""
+        """Waits for the save under way; its error, given once."""
         try:
             if self._started is not None:
                 self._started.wait_until_finished()
@@ -95,7 +95,7 @@ class Manager:
                 logging.getLogger(name).removeFilter(self._quiet)
 
     def _unsaved(self, error: Exception) -> CheckpointError:
-        """Puts Orbax in order: it forgets steps that are there, and raises old errors again."""
+        """The error of the failed save; Orbax's manager is replaced, it would raise it again."""
         if jax.process_count() > 1:  # A new manager is made by all processes together or by none.
             self._orbax.reload()
         else:
@@ -126,8 +126,8 @@ class _OrbaxErrors(logging.Filter):
     """Keeps out of the log the tracebacks of errors that the caller gets as exceptions."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        told = record.pathname + record.getMessage()  # asyncio's names the coroutine and its file.
-        return record.levelno < logging.ERROR or "orbax" not in told
+        text = record.pathname + record.getMessage()  # asyncio's names the coroutine and its file.
+        return record.levelno < logging.ERROR or "orbax" not in text
 
 
 def leave_out_late_writes() -> None:

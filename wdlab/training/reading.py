@@ -66,7 +66,7 @@ def read_step(
 
 
 def _goes_on(check: Check, *settings: dict[str, Any]) -> bool:
-    """What the function says; an error of its own is no damage of the step."""
+    """The function's answer; an error in the function does not mean that the step is damaged."""
     try:
         return check(*settings)
     except CheckpointError:

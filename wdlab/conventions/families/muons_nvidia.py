@@ -180,7 +180,7 @@ CONVENTIONS = (
         },
         decay_argument=None,
         traps=(
-            "Its weight decay is set to 1 and told in the log alone: weights stay in a ball of "
+            "Its weight decay is set to 1 and only the log says so: weights stay in a ball of "
             "radius spectral_radius sqrt(rows / columns)",
             "momentum is the usual one, 0.95; scion.Scion's is one minus it",
             "matrices alone, where scion.Scion has norms for other leaves",

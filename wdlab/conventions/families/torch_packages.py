@@ -1,4 +1,4 @@
-"""The conventions of PyTorch's surroundings: Transformers, fairseq, Composer, apex, DeepSpeed."""
+"""The conventions of packages around PyTorch: Transformers, fairseq, Composer, apex, DeepSpeed."""
 
 from collections.abc import Mapping
 from typing import Any

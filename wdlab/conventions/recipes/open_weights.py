@@ -1,4 +1,4 @@
-"""Recipes of models whose weights were published, and of whose training little was: data.
+"""Recipes of models whose weights were published, but little about their training: data.
 
 Beside a model is the fine-tuning that its authors published, where there is one.
 """

@@ -77,7 +77,7 @@ class LeafFacts:
         return float(-np.expm1(np.sum(np.log1p(-shares) * lengths)))
 
     def shrink_at(self, step: int) -> float:
-        """The share that this step takes; of the last one known before it."""
+        """The share that this step takes, or else the last known step before it."""
         return float(self.shrink[np.searchsorted(self.steps, step, side="right") - 1])
 
     @property
@@ -170,7 +170,7 @@ def examine(
     wide = float32_shapes(kept)
     state = jax.eval_shape(tx.init, kept)
     grid = np.unique([*GRID[steps > GRID], steps - 1])
-    told = {
+    known = {
         "tx": tx,
         "params": wide,
         "steps": steps,
@@ -184,7 +184,7 @@ def examine(
     try:
         traced = TracedOptimizer(tx, wide)
     except Exception as error:  # noqa: BLE001  Whatever an update raises that is called like this.
-        return Examination(leaves=(), traced=None, reason=first_line(error), **told)
+        return Examination(leaves=(), traced=None, reason=first_line(error), **known)
     update = trace_update(tx, gradients_of(wide), jax.eval_shape(tx.init, wide), wide)
     terms = decay_terms(update, len(pairs))
     measured = measured_alone(tx, wide, measure(traced, grid), grid)
@@ -194,7 +194,7 @@ def examine(
         if np.size(leaf)
     )
     changes = state_changes(tx, kept)
-    return Examination(leaves=leaves, traced=traced, reason="", state_changes=changes, **told)
+    return Examination(leaves=leaves, traced=traced, reason="", state_changes=changes, **known)
 
 
 def _facts(

@@ -36,12 +36,12 @@ def _forgets_the_run(run: Examination) -> list[Finding]:
         return []
     worst = max(strong, key=lambda leaf: leaf.peak)
     match = nearest_convention(run, worst)
-    told = ""
+    as_torch = ""
     if match is not None and match.exact and match.learning_rate:
-        told = f" (as torch.AdamW counts it, weight_decay={_strength(run, worst, match):.3g})"
+        as_torch = f" (as torch.AdamW counts it, weight_decay={_strength(run, worst, match):.3g})"
     text = (
         f"the decay of {{}} takes {worst.peak:.3g} of a weight in each step: it remembers "
-        f"{worst.timescale:,.0f} of {run.steps:,} steps{told}"
+        f"{worst.timescale:,.0f} of {run.steps:,} steps{as_torch}"
     )
     advice = (
         "a number from another coupling? wdlab.convert(weight_decay, learning_rate=..., "
@@ -154,7 +154,7 @@ def _mean(leaf: LeafFacts) -> float:
 
 
 def _comes_back(run: Examination, leaf: LeafFacts, start: int) -> bool:
-    """Whether a gradient does something soon after, as where GaLore makes its projection anew."""
+    """Whether a gradient does something soon after, as where GaLore makes its next projection."""
     soon = start + np.arange(_RENEWED)
     return run.traced is not None and bool(np.any(shares(run.traced, leaf.kinds[:1], soon)[0][2]))
 

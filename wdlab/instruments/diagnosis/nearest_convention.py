@@ -54,8 +54,8 @@ class Match:
 
     def __str__(self) -> str:
         """The name with its arguments."""
-        told = ", ".join(f"{key}={value}" for key, value in self.arguments.items())
-        name = f"{self.name}({told})" if told else self.name
+        arguments = ", ".join(f"{key}={value}" for key, value in self.arguments.items())
+        name = f"{self.name}({arguments})" if arguments else self.name
         return name + (f" behind a clip to {self.clip:g}" if self.clip else "")
 
 
@@ -85,8 +85,8 @@ def _nearest(run: Examination, leaf: LeafFacts) -> Match | None:
         tried = try_leaf(run.tx, run.params, place, calls)
     except Exception:  # noqa: BLE001  What the leaf's optimizer raises by itself.
         return None
-    told = leaf.coupling, calls, run.busiest_step(leaf), leaf.steps.tobytes()
-    key = (*map(_digest, (tried.wide.init, tried.wide.update, tried.program.update)), *told)
+    facts = leaf.coupling, calls, run.busiest_step(leaf), leaf.steps.tobytes()
+    key = (*map(_digest, (tried.wide.init, tried.wide.update, tried.program.update)), *facts)
     if key not in _KNOWN:
         if len(_KNOWN) >= _MOST_KNOWN:
             _KNOWN.clear()
@@ -145,7 +145,7 @@ def _match(
     run: Examination, leaf: LeafFacts, fit: Fit, rates: Array, peak: float, how: str,
     same: tuple[str, ...], term: str,
 ) -> Match:  # fmt: skip
-    told = {**get(fit.program.name).defaults, **fit.arguments}
+    settings = {**get(fit.program.name).defaults, **fit.arguments}
     at = np.searchsorted(leaf.steps, run.busiest_step(leaf))
     return Match(
         name=fit.program.name,
@@ -155,7 +155,7 @@ def _match(
         term=term,
         clip=fit.clip,
         learning_rate=float(rates[at]),
-        momentum=first_moment(told),
+        momentum=first_moment(settings),
         rates=rates,
     )
 

@@ -61,9 +61,9 @@ class Report:
     def verdict(self) -> str:
         """One line in plain words."""
         counts = {s: sum(f.severity == s for f in self.findings) for s in SEVERITIES}
-        told = [f"{n} {s}{'s' if n > 1 else ''}" for s, n in counts.items() if n]
+        counted = [f"{n} {s}{'s' if n > 1 else ''}" for s, n in counts.items() if n]
         if counts["error"] or counts["warning"]:
-            return f"{', '.join(told)}; first of all: {self.findings[0].fault.replace('_', ' ')}"
+            return f"{', '.join(counted)}; first of all: {self.findings[0].fault.replace('_', ' ')}"
         if not self.groups:
             return "nothing is measured"
         decaying = [g for g in self.groups if g.peak_shrink]

@@ -98,8 +98,8 @@ def doctor(
     intended = None
     if rules is not None:
         intended = {decision.path: decision.scale for decision in decisions(params, rules)}
-    told = {"tokens_per_step": tokens_per_step, "learning_rate": lr}
-    run = examine(tx, params, steps=steps, roles=roles, intended=intended, **told)
+    more = {"tokens_per_step": tokens_per_step, "learning_rate": lr}
+    run = examine(tx, params, steps=steps, roles=roles, intended=intended, **more)
     found = [finding for check in CHECKS for finding in check(run)]
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Report(tuple(found), groups_of(run), steps, run.roles_known)
@@ -120,7 +120,7 @@ def _roles(loss_fn: Callable[..., Any], params: PyTree, batch: Any, wrt: Any) ->
 
 
 def _check_init(tx: Any, params: PyTree) -> None:
-    """Refuses an optimizer that these parameters are not those of."""
+    """Refuses an optimizer that was made for other parameters."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), params)
     try:
         jax.eval_shape(tx.init, shapes)

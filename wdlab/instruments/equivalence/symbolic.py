@@ -203,12 +203,12 @@ class Symbolic:
         ]
 
     def _params(self, eqn: Any) -> str:
-        told = {
+        found = {
             k: v
             for k, v in eqn.params.items()
             if k not in _MACHINERY and not k.endswith("jaxpr") and not callable(v)
         }
-        return re.sub(r" at 0x[0-9a-f]+", "", repr(sorted(told.items(), key=lambda item: item[0])))
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(sorted(found.items(), key=lambda item: item[0])))
 
 
 _RULES: dict[str, Callable[..., Form]] = {

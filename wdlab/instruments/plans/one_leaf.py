@@ -26,7 +26,7 @@ Sizing = Callable[[tuple[int, ...]], tuple[int, ...]]
 def one_leaf(
     tx: Any, params: PyTree, place: int, sized: Sizing = tuple
 ) -> optax.GradientTransformation:
-    """What updates one leaf, weights and gradients of the others being zero, without their own.
+    """The update of one leaf: the others have weights and gradients 0 and no state.
 
     Args:
       tx: An Optax transformation of the whole tree.
@@ -105,7 +105,7 @@ def _own_arrays(jaxpr: Any, place: int, count: int, arrays: int) -> list[int]:
 
 
 def measured_alone(tx: Any, params: PyTree, measured: list[Any], grid: Array) -> list[Any]:
-    """What could not be measured of leaves is measured with the other leaves left out.
+    """Measures leaves of unknown coupling again, with the other leaves left out.
 
     A clip by the norm of all leaves behind the decay of some makes every update depend on weights.
 

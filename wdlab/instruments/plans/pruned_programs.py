@@ -10,7 +10,7 @@ Array = Any
 
 
 def needed(jaxpr: Any, wanted: list[Any]) -> set[Any]:
-    """The variables from which those are computed, themselves included.
+    """The wanted variables, and all from which they are computed.
 
     >>> jaxpr = jax.make_jaxpr(lambda x, y: (x + 1, y))(1.0, 2.0).jaxpr
     >>> needed(jaxpr, jaxpr.outvars[1:]) == {jaxpr.invars[1]}

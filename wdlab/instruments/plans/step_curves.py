@@ -50,9 +50,9 @@ class Curve:
         changes = [(int(step), value) for step, value in self.as_json()["values"].items()]
         known = [change for change in changes if change[1] is not None]
         largest = max(known, key=lambda change: abs(change[1]), default=changes[0])
-        told = dict.fromkeys([changes[0], largest, changes[-1]])
-        texts = ["unknown" if value is None else f"{value:g}" for _, value in told]
-        when = [f" from step {step}" if step else "" for step, _ in told]
+        shown = dict.fromkeys([changes[0], largest, changes[-1]])
+        texts = ["unknown" if value is None else f"{value:g}" for _, value in shown]
+        when = [f" from step {step}" if step else "" for step, _ in shown]
         return ", ".join(text + at for text, at in zip(texts, when, strict=True))
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-# (argument, its place in a tuple) -> what it is. Of those of one meaning a convention has one.
+# (argument, its place in a tuple) -> what it is. A convention has at most one of a meaning.
 _MEANINGS = {
     ("betas", 0): "b1", ("b1", None): "b1", ("beta1", None): "b1", ("beta_1", None): "b1",
     ("betas", 1): "b2", ("b2", None): "b2", ("beta2", None): "b2", ("beta_2", None): "b2",

@@ -75,10 +75,10 @@ class Program(NamedTuple):
         """The original's arguments that are not its defaults, and its decay, without the clip."""
         known, numbers = get(self.name), [slot for slot in self.slots if slot.argument != CLIP]
         filled = _filled({slot.argument: None for slot in numbers}, self.slots, values)
-        told, decay = {**dict(self.fixed), **filled}, str(known.decay_argument)
-        others = {a: v for a, v in told.items() if v != known.defaults[a] and (v or a != decay)}
-        if told.get(decay) or known.defaults.get(decay):
-            others[decay] = told.get(decay)
+        settings, decay = {**dict(self.fixed), **filled}, str(known.decay_argument)
+        others = {a: v for a, v in settings.items() if v != known.defaults[a] and (v or a != decay)}
+        if settings.get(decay) or known.defaults.get(decay):
+            others[decay] = settings.get(decay)
         return others
 
 
@@ -163,8 +163,8 @@ def _traced(name: str, shape: Any, fixed: Any, numbers: dict[str, Any]) -> Progr
     leaf, number = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
 
     def made(values: Sequence[Any], rate: Any) -> Any:
-        told = dict(fixed) | _filled(numbers, slots, values)
-        return build_convention(name, trusted(lambda count: rate), told, values[0], peak=1.0)
+        settings = dict(fixed) | _filled(numbers, slots, values)
+        return build_convention(name, trusted(lambda count: rate), settings, values[0], peak=1.0)
 
     values = [number] * len(slots)
     init, state = jax.make_jaxpr(lambda v, r, w: made(v, r).init(w), return_shape=True)(
@@ -181,8 +181,8 @@ def _traced(name: str, shape: Any, fixed: Any, numbers: dict[str, Any]) -> Progr
     weights = np.arange(1.0, 1.0 + math.prod(shape)).reshape(shape)
     start = evaluate(init, [*map(np.float64, defaults), np.float64(1.0), weights])
     copies = any(np.shape(x) == shape and np.array_equal(x, weights) for x in start)
-    told = arrays_of(state), copies, hash((str(init), str(update)))
-    return Program(name, fixed, tuple(slots), tuple(defaults), init, update, *told)
+    facts = arrays_of(state), copies, hash((str(init), str(update)))
+    return Program(name, fixed, tuple(slots), tuple(defaults), init, update, *facts)
 
 
 def arrays_of(state: Any) -> tuple[tuple[int, ...], ...]:
@@ -212,13 +212,13 @@ def signature(name: str, shape: tuple[int, ...], fixed: Fixed) -> Any:
 
 def _filled(numbers: Mapping[str, Any], slots: Sequence[Slot], values: Sequence[Any]) -> dict:
     """The arguments with these numbers in their slots."""
-    told: dict[str, Any] = {}
+    filled: dict[str, Any] = {}
     for (argument, index), value in zip(slots, values, strict=True):
         if index is None:
-            told[argument] = value
+            filled[argument] = value
         else:
-            told[argument] = (*told.get(argument, ()), value)
-    return {argument: told[argument] for argument in numbers}
+            filled[argument] = (*filled.get(argument, ()), value)
+    return {argument: filled[argument] for argument in numbers}
 
 
 def build_convention(
@@ -235,8 +235,8 @@ def build_convention(
     -0.5
     """
     required = {a: _STARTS[a] for a, v in get(name).defaults.items() if v is REQUIRED}
-    told = required | dict(arguments)
-    tx = build(name, rate, rules=1.0, peak_learning_rate=peak, **told)
+    settings = required | dict(arguments)
+    tx = build(name, rate, rules=1.0, peak_learning_rate=peak, **settings)
     if isinstance(clip, float) and clip >= NO_CLIP:
         return tx
     return optax.chain(optax.clip_by_global_norm(clip), tx)

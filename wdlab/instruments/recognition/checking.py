@@ -22,8 +22,8 @@ class Rates:
     """The learning rates of an exact fit, and where they come from."""
 
     values: Array  # Of the first problem's updates.
-    # Scalars of the program that they are, times ``factor``; () where they are constant, None where
-    # they are no scalars of it.
+    # Which scalars of the program equal them, after a multiplication by ``factor``; () where they
+    # are constant, None where no scalar equals them.
     places: tuple[int, ...] | None
     factor: float
     rank: int  # 0: a number of the program as it is; 1: times another; 2: no number of it.
@@ -32,7 +32,7 @@ class Rates:
 def checked(
     tried: Tried, fit: Fit, rates: Rates, peak: float, calls: int
 ) -> tuple[Equivalence | None, bool]:
-    """What ``equivalent`` says of the leaf's optimizer and the convention; None where unasked.
+    """What ``equivalent`` says of the leaf's optimizer and the convention; None if not asked.
 
     And whether the leaf's optimizer has branches beside the convention's that no tried step takes.
 
@@ -72,5 +72,5 @@ def checked(
     return answer, untried_branches(tried, theirs or fit.transformation(peak, peak), calls)
 
 
-# Of ``equivalent``: what gradients make of weights that no run goes on with.
+# A difference of this name does not count: no run uses the weights after it.
 NOT_FINITE = "gradients that are not finite"

@@ -36,9 +36,9 @@ def differing_term(tried: Tried, fit: Fit) -> str:
     if fit.direction < EXACT and fit.shares.any() and _is_of_program(tried, fit.rates):
         return _decay(fit)
     if np.max(fit.errors[:size]) < _CLOSE:
-        told = _bias_correction(tried, fit)
-        if told:
-            return told
+        words = _bias_correction(tried, fit)
+        if words:
+            return words
     if fit.direction < EXACT:
         some = fit.rates[fit.rates != 0]
         return (
@@ -66,10 +66,10 @@ def _decay(fit: Fit) -> str:
 
 def _bias_correction(tried: Tried, fit: Fit) -> str:
     """Which moments are corrected, where that alone makes the rates the program's."""
-    told = fit.program.arguments(fit.program.defaults) | dict(get(fit.program.name).defaults)
-    told |= fit.arguments
-    pairs = [x for a, x in told.items() if a.endswith("betas")]
-    pairs.append((told.get("b1"), told.get("b2")))
+    settings = fit.program.arguments(fit.program.defaults) | dict(get(fit.program.name).defaults)
+    settings |= fit.arguments
+    pairs = [x for a, x in settings.items() if a.endswith("betas")]
+    pairs.append((settings.get("b1"), settings.get("b2")))
     betas = next((x for x in pairs if x and all(isinstance(b, float) for b in x)), ())
     if len(betas) < 2:
         return ""

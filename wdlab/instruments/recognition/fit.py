@@ -1,4 +1,4 @@
-"""A convention with numbers that explains the steps of a leaf more or less."""
+"""A convention with numbers, and how well it explains the steps of a leaf."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +61,7 @@ class Fit:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of the original, where they are not its defaults."""
+        """The original's arguments that are not its defaults."""
         return self.program.arguments(self.values)
 
     @property
@@ -73,17 +73,17 @@ class Fit:
 
     @property
     def is_after(self) -> bool:
-        """Whether the decay takes of the weights that the step has moved, so of the step too."""
+        """Whether the decay is a share of the weights after the step, so of the step too."""
         return get(self.program.name).order == "after" or self.coupling == "proximal"
 
     def arguments_at(self, peak: float) -> dict[str, Any]:
-        """The arguments where the learning rate's peak is this one; the fit has them for 1."""
-        decay, told = get(self.program.name).decay_argument, self.arguments
-        if decay in told and self.coupling in ("schedule", "lr2_over_peak"):
-            told[decay] = float(f"{told[decay] * peak:.6g}")
-        return told
+        """The arguments for a learning rate of this peak; ``arguments`` are for a peak of 1."""
+        decay, found = get(self.program.name).decay_argument, self.arguments
+        if decay in found and self.coupling in ("schedule", "lr2_over_peak"):
+            found[decay] = float(f"{found[decay] * peak:.6g}")
+        return found
 
     def transformation(self, rate: Any, peak: float) -> optax.GradientTransformation:
         """The convention at this learning rate, a number or a schedule, of this peak."""
-        told = self.arguments_at(peak), self.clip or NO_CLIP, peak
-        return build_convention(self.program.name, rate, *told)
+        settings = self.arguments_at(peak), self.clip or NO_CLIP, peak
+        return build_convention(self.program.name, rate, *settings)

@@ -56,8 +56,8 @@ def fitted(tried: Tried, found: Program, values: Sequence[float], rates: Any = N
     both = zip(rows[:first], rows[first:], strict=False)
     apart = [abs(a - b) / max(abs(a), abs(b)) for a, b in both if a and b]
     error = float(np.mean(errors) + np.mean(np.minimum(apart, 1.0)) if apart else np.mean(errors))
-    told = rows[:first], np.asarray(shares[:first]), errors
-    return Fit(found, tuple(values), error, *told)
+    facts = rows[:first], np.asarray(shares[:first]), errors
+    return Fit(found, tuple(values), error, *facts)
 
 
 def _least_squares(u: Array, w: Array, d: Array) -> tuple[Any, Any, float]:
@@ -67,7 +67,7 @@ def _least_squares(u: Array, w: Array, d: Array) -> tuple[Any, Any, float]:
         return 0.0, 0.0, 0.0
     scale = np.linalg.norm(d) or 1.0
     if abs(np.dot(d, w)) > (1 - 1e-9) * scale * np.linalg.norm(w):
-        return 0.0, 0.0, 1.0  # A step along the weights: no number of it can be told.
+        return 0.0, 0.0, 1.0  # A step along the weights: rate and decay look alike.
     (r, s), *_ = np.linalg.lstsq(np.stack([d / scale, -w], 1), u, rcond=1e-13)
     s = 0.0 if abs(s) * np.linalg.norm(w) < 1e-10 * np.linalg.norm(u) else s
     r = 0.0 if abs(r) < 1e-9 * np.linalg.norm(u) else r
@@ -82,7 +82,7 @@ def _relative(gap: Array, size: Any) -> float:
 
 
 def first_guess(tried: Tried, found: Program, *, l2: bool) -> Fit:
-    """The convention with those of its defaults that the program has, and the nearest it has.
+    """The convention with its defaults, or the numbers of the program that are nearest to them.
 
     Args:
       tried: The leaf.
@@ -154,9 +154,9 @@ def _changed(tried: Tried, fit: Fit) -> Iterator[tuple[Program, list[float]]]:
     for fixed in _other_fixed(fit.program, numbers):
         found = program(fit.program.name, tried.shape, fixed)
         if found is not None:
-            told = dict(zip(fit.program.slots, fit.values, strict=True))
+            known = dict(zip(fit.program.slots, fit.values, strict=True))
             pairs = zip(found.slots, found.defaults, strict=True)
-            yield found, [told.get(slot, value) for slot, value in pairs]
+            yield found, [known.get(slot, value) for slot, value in pairs]
 
 
 def _options(slot: Slot, default: float, numbers: Sequence[float], decay: Any) -> list[float]:
@@ -174,8 +174,8 @@ def _options(slot: Slot, default: float, numbers: Sequence[float], decay: Any) -
 def _other_fixed(found: Program, numbers: Sequence[float]) -> Iterator[tuple]:
     """Other values of numbers that are part of the program."""
     slots = {slot.argument for slot in found.slots}
-    told = dict(get(found.name).defaults) | dict(found.fixed)
-    for argument, value in told.items():
+    settings = dict(get(found.name).defaults) | dict(found.fixed)
+    for argument, value in settings.items():
         if argument in slots or isinstance(value, bool) or not isinstance(value, int | float):
             continue
         if isinstance(value, int):
@@ -188,7 +188,7 @@ def _other_fixed(found: Program, numbers: Sequence[float]) -> Iterator[tuple]:
 
 
 def _numbers(tried: Tried) -> list[float]:
-    """The program's, and 1 less those below 1."""
+    """The program's numbers, and 1 - x for each of them below 1."""
     less = {float(f"{1 - x:.7g}") for x in tried.numbers if x < 1}
     return sorted({*tried.numbers, *less})
 

@@ -1,4 +1,4 @@
-"""Which convention of the registry updates a leaf: found by its answers, told by ``equivalent``."""
+"""The conventions that take a leaf's steps on the tried problems, the likeliest first."""
 
 import functools
 from collections import Counter
@@ -98,7 +98,7 @@ def _is_known(key: tuple[str, tuple]) -> bool:
 def _keys(turned: bool) -> tuple[tuple[str, tuple], ...]:
     plain = [(name, ()) for name in names()]
     others = [(n, tuple(sorted(v.items()))) for n in names() for v in variants(n)]
-    usual = [(n, told) for n, told in others if {name for name, _ in told} <= _USUAL]
+    usual = [(n, fixed) for n, fixed in others if {name for name, _ in fixed} <= _USUAL]
     return tuple(x for x in others if x not in usual) if turned else (*plain, *usual)
 
 
@@ -132,16 +132,16 @@ def _searched(tried: Tried, fits: list[Fit], most: int) -> list[Fit]:
 
 def _with_numbers_of(tried: Tried, fit: Fit, other: Fit) -> Fit:
     """The fit with the numbers of another in the slots of the same meaning."""
-    told = {meaning(*slot): v for slot, v in zip(other.program.slots, other.values, strict=True)}
+    known = {meaning(*slot): v for slot, v in zip(other.program.slots, other.values, strict=True)}
     found, own = fit.program, {slot.argument for slot in fit.program.slots}
     fixed = dict(found.fixed)
     for argument, value in get(found.name).defaults.items():
-        if argument not in own and isinstance(value, float) and meaning(argument) in told:
-            fixed[argument] = told[meaning(argument)]
+        if argument not in own and isinstance(value, float) and meaning(argument) in known:
+            fixed[argument] = known[meaning(argument)]
     if fixed != dict(found.fixed):
         found = program(found.name, tried.shape, tuple(sorted(fixed.items()))) or found
     pairs = zip(fit.program.slots, fit.values, strict=True)
-    values = {slot: told.get(meaning(*slot), v) for slot, v in pairs}
+    values = {slot: known.get(meaning(*slot), v) for slot, v in pairs}
     new = [values.get(slot, v) for slot, v in zip(found.slots, found.defaults, strict=True)]
     rates = other.rates if fit.program.keeps_weights else None
     return min(fit, fitted(tried, found, new, rates), key=lambda fit: fit.error)
@@ -192,7 +192,7 @@ def _system(fit: Fit) -> tuple[int, int, str]:
 
 def _order(tried: Tried, fit: Fit, rates: Rates) -> Any:
     """The likeliest first: numbers of the program as they are, few switches, a known system."""
-    decay, told = get(fit.program.name).decay_argument, fit.arguments
-    own = decay not in told or told[decay] in tried.numbers
+    decay, given = get(fit.program.name).decay_argument, fit.arguments
+    own = decay not in given or given[decay] in tried.numbers
     switches = {name for name, _ in fit.program.fixed} - _USUAL
-    return rates.rank, not own, len(switches), *_system(fit)[:1], len(told), fit.program.name
+    return rates.rank, not own, len(switches), *_system(fit)[:1], len(given), fit.program.name

@@ -135,13 +135,13 @@ def try_leaf(tx: Any, params: Any, place: int, calls: int) -> Tried:
     if calls > 1 and wide_shape in arrays:
         arrays.remove(wide_shape)  # Where gradients are accumulated.
     numbers = constants_of(program)
-    told = tuple(of_step), np.transpose(scalars[0])
+    scalars_of = tuple(of_step), np.transpose(scalars[0])
     clip = _clip(program, numbers, calls)
     weights = problems[0].weights[0]
     begun = evaluate(program.init, [weights])
     copies = any(x.shape == shape and np.array_equal(x, weights) for x in begun)
     own = alone, shape, wide_tx, wide_shape, wide
-    return Tried(*own, tuple(problems), tuple(arrays), numbers, *told, program, clip, copies)
+    return Tried(*own, tuple(problems), tuple(arrays), numbers, *scalars_of, program, clip, copies)
 
 
 def _clip(program: Traced, numbers: tuple[float, ...], calls: int) -> float | None:
@@ -199,5 +199,5 @@ def _run(
         gradients.append(gradient)
         updates.append(total)
         weights.append(weights[-1] + np.nan_to_num(total))
-    told = [np.asarray(x) for x in (weights[:-1], gradients, losses, updates)]
-    return Problem(*told), scalars
+    parts = [np.asarray(x) for x in (weights[:-1], gradients, losses, updates)]
+    return Problem(*parts), scalars

@@ -1,4 +1,4 @@
-"""Branches of a leaf's program that no tried step takes: a clip behind steps that are shorter."""
+"""Branches of a leaf's program that no tried step takes, such as a clip of longer steps."""
 
 from typing import Any
 

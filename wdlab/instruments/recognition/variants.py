@@ -1,4 +1,4 @@
-"""The switches of a convention, turned."""
+"""A convention with its switches set otherwise than by default."""
 
 import itertools
 from typing import Any

@@ -172,7 +172,7 @@ def without_first_dimension(value: Value) -> Value:
     (frozenset({1}),)
     """
     carriers = tuple(replace(c, axes=c.axes[1:]) for c in value.carriers)
-    return _anew(value, value.tags[1:], carriers)
+    return _reshaped(value, value.tags[1:], carriers)
 
 
 def with_first_dimension(value: Value, tag: Tags) -> Value:
@@ -182,10 +182,10 @@ def with_first_dimension(value: Value, tag: Tags) -> Value:
     (frozenset(), frozenset({0}))
     """
     carriers = tuple(replace(c, axes=(NONE, *c.axes)) for c in value.carriers)
-    return _anew(value, (tag, *value.tags), carriers)
+    return _reshaped(value, (tag, *value.tags), carriers)
 
 
-def _anew(value: Value, tags: tuple[Tags, ...], carriers: tuple[Carrier, ...]) -> Value:
+def _reshaped(value: Value, tags: tuple[Tags, ...], carriers: tuple[Carrier, ...]) -> Value:
     """With other dimensions: what is known by dimension is lost."""
     return replace(
         value,
