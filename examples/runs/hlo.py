@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from .program import Instruction, Program
-from .traffic import channel, is_collective
+from .traffic import collectives_of
 
 
 def collectives(program: Program) -> dict[str, tuple[int, float]]:
@@ -26,18 +26,12 @@ def collectives(program: Program) -> dict[str, tuple[int, float]]:
       ... }'''))
       {'all-gather': (1, 48.0)}
     """
-    found: dict[tuple[str, str], tuple[int, float]] = {}
-    for instruction, computation, n in program.running():
-        for inner, _ in [(instruction, computation), *program.fused(instruction)]:
-            if is_collective(inner):
-                # One that overlaps with others appears in several of their computations.
-                key = inner.opcode.removesuffix("-start"), channel(inner)
-                found[key] = max(found.get(key, (0, 0.0)), (n, n * sent_bytes(inner)))
-    return {
-        kind: (sum(n for (k, _), (n, _) in found.items() if k == kind),
-               sum(b for (k, _), (_, b) in found.items() if k == kind))
-        for kind in sorted({kind for kind, _ in found})
-    }  # fmt: skip
+    found: dict[str, tuple[int, float]] = {}
+    for instruction, _, _, times in collectives_of(program):
+        kind = instruction.opcode.removesuffix("-start")
+        count, size = found.get(kind, (0, 0.0))
+        found[kind] = count + times, size + times * sent_bytes(instruction)
+    return dict(sorted(found.items()))
 
 
 def sent_bytes(collective: Instruction) -> float:

@@ -11,7 +11,7 @@ tiles, as follows; it is the least that the instructions as they stand can move.
 - A slice reads what it takes. An update in place reads and writes the part that it updates, a
   scatter also reads what it adds to. Inside of a fusion the same holds for its parameters.
 - A copy whose start and end are two instructions is counted at its start. So is a collective, and
-  one that runs beside the steps of several fusions is counted once.
+  one that runs beside the steps of several fusions is counted once (:func:`collectives_of`).
 - Instructions in a loop count as often as it runs; of a conditional, the longest branch does.
 """
 
@@ -48,6 +48,27 @@ class Moved(NamedTuple):
         return (self.read + self.written) * self.times
 
 
+class Collective(NamedTuple):
+    """What sends something to other devices, and how often it runs."""
+
+    instruction: Instruction
+    computation: Computation  # Where it stands.
+    fused: bool  # Whether that is inside of a fusion.
+    times: int
+
+
+def collectives_of(program: Program) -> list[Collective]:
+    """Each collective once: one that overlaps with others stands in several of their fusions."""
+    found: dict[str, Collective] = {}
+    for instruction, computation, times in program.running():
+        for inner, where in [(instruction, computation), *program.fused(instruction)]:
+            if is_collective(inner):
+                first = Collective(inner, where, where is not computation, times)
+                known = found.setdefault(_channel(inner), first)
+                found[_channel(inner)] = known._replace(times=max(known.times, times))
+    return list(found.values())
+
+
 def hbm_bytes(text: str) -> float:
     """Bytes read from and written to HBM while a scheduled HLO module runs once."""
     return sum(moved.bytes for moved in hbm_traffic(Program(text)))
@@ -64,18 +85,14 @@ def hbm_traffic(program: Program) -> list[Moved]:
       >>> [(m.instruction.name, m.read, m.written, m.times) for m in hbm_traffic(program)]
       [('n', 4096.0, 0, 1)]
     """
-    found = []
-    seen: set[str] = set()
+    found = [
+        Moved(sent.instruction, sent.computation, *_collective(*sent[:3]), sent.times)
+        for sent in collectives_of(program)
+    ]
     for instruction, computation, times in program.running():
-        for inner, where in program.fused(instruction):
-            if is_collective(inner) and (key := channel(inner)) not in seen:
-                seen.add(key)
-                found.append(Moved(inner, where, *_collective(inner, where, fused=True), times))
-        if is_collective(instruction):
-            read, written = _collective(instruction, computation, fused=False)
-        elif _only_names(instruction):
+        if is_collective(instruction) or _only_names(instruction):
             continue
-        elif instruction.opcode in ("copy-start", "slice-start"):
+        if instruction.opcode in ("copy-start", "slice-start"):
             read, written = _copied(instruction.arrays)
         elif instruction.opcode == "fusion":
             read, written = _fusion(instruction, computation, program)
@@ -86,9 +103,8 @@ def hbm_traffic(program: Program) -> list[Moved]:
                 if name in computation.named
             )
             written = _given(instruction, computation, program)
-        if read or written:
-            found.append(Moved(instruction, computation, read, written, times))
-    return found
+        found.append(Moved(instruction, computation, read, written, times))
+    return [moved for moved in found if moved.bytes]
 
 
 def _only_names(instruction: Instruction) -> bool:
@@ -102,7 +118,7 @@ def is_collective(instruction: Instruction) -> bool:
     return instruction.opcode.removesuffix("-start") in COLLECTIVES
 
 
-def channel(instruction: Instruction) -> str:
+def _channel(instruction: Instruction) -> str:
     """What the parts of one collective in several computations have in common."""
     number = instruction.rest.partition("channel_id=")[2].partition(",")[0].split(" ")[0]
     return f"{instruction.opcode.removesuffix('-start')} {number or instruction.name}"
