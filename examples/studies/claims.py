@@ -19,6 +19,7 @@ from .paired import Difference, difference
 from .study import Size
 
 Result = dict[str, Any]
+Words = tuple[str, str]  # what is measured; what the paper finds
 MODELS = {"one_pass_mlp": "small normalized network", "one_pass_gpt": "small GPT"}
 CASES = {
     "cosine": ("falling learning rate", "lower"),
@@ -28,11 +29,10 @@ CASES = {
 OVER = "best over learning rates: with decay less without, cosine"
 STABLE, IMAGES = "stabilized_mlp", "loss_stabilization"
 MEASURES = {
-    "growth of the norm": ("growth of the norm at the end of the phase", "lower, to 1"),
-    "test error": ("test error after the drop, %", "lower"),
-    "sharpness": ("sharpness after the drop", "lower"),
+    "growth of the norm": ("BatchNorm MLP: growth of the norm at the end", "lower, to 1"),
+    "test error": ("BatchNorm MLP: test error after the drop, %", "lower"),
+    "sharpness": ("BatchNorm MLP: sharpness after the drop", "lower"),
 }  # likewise
-LEAST, MOST = 0, 20  # exponents that are compared
 READ = """What the paper says of large models, and what small ones do here in minutes. Differences
 are of paired seeds, each with its 95 % interval; "undecided" means that zero lies in it."""
 
@@ -97,7 +97,7 @@ def effect(gap: Difference) -> str:
     return f"{'undecided' if undecided else 'lower' if gap.mean < 0 else 'higher'} ({gap})"
 
 
-def one_pass(result: Result) -> dict[tuple[str, str], Difference]:
+def one_pass(result: Result) -> dict[Words, Difference]:
     """The loss with E = 3 less that without decay, for each case and at the best rates."""
     numbers = result["numbers"]
     gaps = {
@@ -139,43 +139,59 @@ def find_one_pass(found: Mapping[str, Result]) -> str:
     return table(("loss with decay less without, nats", "the paper", *gaps), rows)
 
 
-def draw_stable(found: Mapping[str, Result]) -> Figure:
-    """Three measures over the exponent, a line for each seed."""
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+def measures(found: Mapping[str, Result]) -> dict[Words, dict[int, np.ndarray]]:
+    """Each measure at each exponent, over the seeds: of the small network, then of the ResNet."""
     numbers = found[STABLE]["numbers"]
     exponents = [int(name.split("= ")[1]) for name in numbers if name.startswith("test error")]
-    compared = stable(found[STABLE])
-    for axes, (column, (label, _)) in zip(figure.subplots(1, 3), MEASURES.items(), strict=True):
-        values_SxE = np.array([numbers[f"{column}, E = {e}"] for e in exponents]).T
+    series = {
+        words: {e: np.array(numbers[f"{column}, E = {e}"]) for e in exponents}
+        for column, words in MEASURES.items()
+    }
+    images = found.get(IMAGES, {}).get("numbers", {})
+    free, decayed = (images.get(f"resnet18, large lr, {d}decay") for d in ("no ", ""))
+    if isinstance(free, list):  # Of an earlier run only a text is known.
+        ends = {0: np.array(free), round(found[IMAGES]["exponent"]): np.array(decayed)}
+        series["ResNet-18: test error after the drop, %", "lower"] = ends
+    return series
+
+
+def most_less_none(values: Mapping[int, np.ndarray]) -> Difference:
+    """What the largest exponent changes."""
+    return difference(values[max(values)], values[0])
+
+
+def draw_stable(found: Mapping[str, Result]) -> Figure:
+    """Each measure over the exponent, a line for each seed."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    series = measures(found)
+    panels = figure.subplots(1, len(series))
+    for axes, ((label, _), values) in zip(panels, series.items(), strict=True):
+        exponents, values_SxE = list(values), np.array(list(values.values())).T
         axes.plot(exponents, values_SxE.T, ".-", color="C0", alpha=0.3)
         axes.plot(exponents, values_SxE.mean(0), "o-", color="C0", linewidth=2)
-        answer = effect(compared[column]).split(" (")[0]
-        axes.set(title=f"{label}\nwith decay: {answer}", xlabel="decay exponent E")
+        title = f"{label}\nwith decay: {effect(most_less_none(values)).split(' (')[0]}"
+        axes.set_title(title.replace(": ", "\n", 1), fontsize=10)
         axes.set_xticks(exponents)
+        axes.set_xlabel("decay exponent E")
         if values_SxE.max() > 10 * values_SxE.min() > 0:
             axes.set_yscale("log")
     figure.axes[0].axhline(1, color="gray", linestyle=":")
     return figure
 
 
-def stable(result: Result) -> dict[str, Difference]:
-    """Each measure with the largest exponent less that without decay."""
-    numbers = result["numbers"]
-    most, least = (f", E = {e}" for e in (MOST, LEAST))
-    return {c: difference(numbers[c + most], numbers[c + least]) for c in MEASURES}
-
-
 def find_stable(found: Mapping[str, Result]) -> str:
-    """A line for each measure of the small network, and what the image models say."""
-    gaps = stable(found[STABLE])
-    rows = [(*words, effect(gaps[column])) for column, words in MEASURES.items()]
-    heading = (f"BatchNorm MLP at a large rate, E = {MOST} less E = {LEAST}", "the paper", "here")
-    said = f"{table(heading, rows)}\n\nIn words: {found[STABLE]['remark']}"
-    said += "".join(f" Run again: {run['remark']}" for run in found[STABLE].get("repeats", []))
+    """A line for each measure, and the statements in words."""
+    rows = [
+        (label, says, f"{max(values)}", effect(most_less_none(values)))
+        for (label, says), values in measures(found).items()
+    ]
+    heading = ("with decay less without, at a large rate", "the paper", "E", "here")
+    said = [table(heading, rows), f"BatchNorm MLP: {found[STABLE]['remark']}"]
+    said += [f"Run again: {run['remark']}" for run in found[STABLE].get("repeats", [])]
     if IMAGES in found:
         images = found[IMAGES]
-        said += f" Image models ({images['size']}): {images['number']}. {images['remark']}"
-    return said.strip()
+        said.append(f"Image models ({images['size']}): {images['number']}. {images['remark']}")
+    return "\n\n".join(said).strip()
 
 
 CLAIMS = (
