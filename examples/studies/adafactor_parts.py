@@ -137,14 +137,14 @@ def best(rows: list[Row], variant: str, warmup: bool) -> np.ndarray:
 def draw(rows: list[Row]) -> Figure:
     """Loss over the learning rate, with and without warm-up."""
     figure = Figure(figsize=(12, 4.6), layout="constrained")
-    axes_pair = figure.subplots(1, 2, sharey=True)
+    axes_pair = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, warmup in zip(axes_pair, (True, False), strict=True):
         for i, name in enumerate(VARIANTS):
             if warmup not in WARMUPS.get(name, (0,)):
                 continue
             losses = by_rate(rows, name, warmup)
             style = ("o-", "s--", "^:", "D-.")[i % 4]
-            with_spread(axes, [*losses], [*losses.values()], fmt=style, label=name)
+            with_spread(axes, [*losses], [*losses.values()], fmt=style, color=f"C{i}", label=name)
         title = "with warm-up" if warmup else "without warm-up"
         axes.set(xscale="log", xlabel="peak learning rate", title=title)
         axes.legend(fontsize=8)
