@@ -74,14 +74,12 @@ def load_gpt2(
     Raises:
       UserError: If a file or a tensor is missing or has another shape than the sizes say.
     """
-    given = _settings(folder, ("gpt2",))
+    given, file = _settings(folder, ("gpt2",)), folder / "config.json"
     for name in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
         if given.get(name):
-            raise UserError(f"{folder / 'config.json'} has {name}, which this model does not have")
+            raise UserError(f"{file} has {name}, which this model does not have")
     if given.get("scale_attn_weights") is False:
-        raise UserError(
-            f"{folder / 'config.json'} has scale_attn_weights false: scores are scaled here"
-        )
+        raise UserError(f"{file} has scale_attn_weights false: scores are scaled here")
     config = dataclasses.replace(
         config, block="gpt2", n_layer=given["n_layer"], n_head=given["n_head"], n_kv_head=None,
         n_embd=given["n_embd"], n_inner=given.get("n_inner"), bias=True, learnable_ln=True,

@@ -49,7 +49,7 @@ def build(
 
 
 def evaluated(params: Any, opt_state: Any) -> Any:
-    """The weights that an evaluation is of: schedule-free's average, else those that are trained.
+    """The weights to evaluate: schedule-free's average, else those that are trained.
 
     >>> tx = optax.sgd(0.1)
     >>> evaluated({"w": 1.0}, tx.init({"w": 1.0}))

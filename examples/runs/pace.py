@@ -26,7 +26,7 @@ class Pace:
         self.updates, self._fixed, self._calls = fixed or 1, fixed is not None, 0
 
     def learn(self, updates: int, seconds: float) -> None:
-        """Takes in how long a call of so many updates took."""
+        """Learns from the time that a call of this many updates took."""
         self._calls += 1
         settled = self._calls > _MEASURED and jax.process_count() > 1
         if self._fixed or settled or self._calls == 1:

@@ -21,7 +21,7 @@ _HERE = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def start(distributed: bool = False) -> None:
-    """Joins the other processes of this run, if it has any. To be called before all else of JAX.
+    """Joins the other processes of this run, if it has any. Call it before anything else of JAX.
 
     They find each other by the variables JAX_COORDINATOR_ADDRESS (host:port of process 0),
     JAX_NUM_PROCESSES and JAX_PROCESS_ID; or, with ``distributed`` or under SLURM and Open MPI, as
@@ -85,7 +85,7 @@ def is_main() -> bool:
 
 
 def agree(decide: Callable[[], str]) -> str:
-    """What ``decide`` returns on process 0, told to every process.
+    """What ``decide`` returns on process 0, given to every process.
 
     Raises:
       UserError: On every process, if ``decide`` raises it on process 0.

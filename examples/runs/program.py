@@ -203,7 +203,7 @@ def _instruction(line: str) -> Instruction:
 
 
 def not_known(text: str) -> UserError:
-    """What to say of a text that these modules cannot read: another XLA writes another one."""
+    """The error for a text that these modules cannot read: another XLA may write it otherwise."""
     return UserError(
         f"the compiled program has a text that is not known here, {text.strip()[:80]!r}: install "
         'the libtpu that belongs to this jaxlib: pip install "jax[tpu]"'
@@ -211,7 +211,7 @@ def not_known(text: str) -> UserError:
 
 
 def _closing(text: str, opening: int) -> int:
-    """Where the bracket ends that opens there."""
+    """Where the bracket that opens there is closed."""
     depth = 0
     for found in re.compile(r"[()]").finditer(text, opening):
         depth += 1 if found[0] == "(" else -1

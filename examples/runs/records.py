@@ -80,7 +80,7 @@ def read(path: Path) -> list[Row]:
 
 
 def _parse(path: Path) -> tuple[list[Row], int]:
-    """The rows by step, and how many lines are none; a crash leaves half a line at the end."""
+    """The rows by step, and how many lines are damaged; a crash leaves half a line at the end."""
     lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
     found = [_row(line) for line in lines]
     damaged = sum(found[i] is None and line.strip() != b"" for i, line in enumerate(lines[:-1]))
