@@ -135,17 +135,19 @@ def create(
     return make_graph(config, vocab_size), params
 
 
-@functools.cache
 def make_graph(config: Config, vocab_size: int) -> nnx.GraphDef:
     """How the model computes, without its weights."""
-    model = nnx.eval_shape(lambda: GPT(config, vocab_size, nnx.Rngs(0)))
-    return nnx.split(model, nnx.Param)[0]
+    return _abstract(config, vocab_size)[0]
 
 
 def shapes(config: Config, vocab_size: int) -> Params:
     """The parameters' shapes and dtypes, without computing them."""
-    model = nnx.eval_shape(lambda: GPT(config, vocab_size, nnx.Rngs(0)))
-    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    return nnx.to_pure_dict(_abstract(config, vocab_size)[1])
+
+
+@functools.cache
+def _abstract(config: Config, vocab_size: int) -> tuple[nnx.GraphDef, nnx.State]:
+    return nnx.split(nnx.eval_shape(lambda: GPT(config, vocab_size, nnx.Rngs(0))), nnx.Param)
 
 
 def merge(graph: nnx.GraphDef, params: Params) -> GPT:

@@ -18,18 +18,24 @@ from collections.abc import Sequence
 _GRACE = 20.0  # Seconds for the others to end when one process has failed.
 
 
-def start(module: Sequence[str], processes: int, devices: int = 0) -> list[subprocess.Popen]:
-    """Starts ``python -m module...`` in each process; ``devices`` CPU devices each, if not 0."""
+def environments(processes: int, devices: int = 0) -> list[dict[str, str]]:
+    """What tells each process who the others are; ``devices`` CPU devices each, if not 0.
+
+    >>> [env["JAX_PROCESS_ID"] for env in environments(2)]
+    ['0', '1']
+    """
     env = {"XLA_FLAGS": "", **os.environ, "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{_free_port()}"}
     env["JAX_NUM_PROCESSES"] = str(processes)
     if devices:
         flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", env["XLA_FLAGS"])
         env |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "XLA_FLAGS": flags}
+    return [{**env, "JAX_PROCESS_ID": str(number)} for number in range(processes)]
+
+
+def start(module: Sequence[str], processes: int, devices: int = 0) -> list[subprocess.Popen]:
+    """Starts ``python -m module...`` in each process; ``devices`` CPU devices each, if not 0."""
     command = [sys.executable, "-m", *module]
-    return [
-        subprocess.Popen(command, env={**env, "JAX_PROCESS_ID": str(number)})
-        for number in range(processes)
-    ]
+    return [subprocess.Popen(command, env=env) for env in environments(processes, devices)]
 
 
 def wait(processes: Sequence[subprocess.Popen]) -> int:

@@ -3,9 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 
 import jax
@@ -15,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.forks import Python
 from wdlab.sweep import read_csv, sweep
 
 ONE = jax.devices()[:1]
@@ -181,37 +179,29 @@ def test_a_file_that_is_no_table_is_refused(content, message, tmp_path):
         read_csv(tmp_path / "results.csv")
 
 
-PROGRAM = """
-import sys, time
-import jax, jax.numpy as jnp
-from wdlab.sweep import sweep
-def train(h, key):
+def long_train(h, key):
     x = jax.random.normal(key, (64,))
-    step = lambda i, x: x - h["learning_rate"] * jnp.sin(x)
+    step = lambda i, x: x - h["learning_rate"] * jnp.sin(x)  # noqa: E731
     x = jax.lax.fori_loop(0, 3_000, step, x)
     return {"loss": (x * x).mean()}
-grid = {"learning_rate": [i / 100 for i in range(1, 101)]}
-sweep(train, grid, seeds=4, out=sys.argv[1], chunk=1)
-"""
+
+
+def run_long(folder):
+    grid = {"learning_rate": [i / 100 for i in range(1, 101)]}
+    return sweep(long_train, grid, seeds=4, out=folder, chunk=1, devices=jax.devices()[:1])
 
 
 def test_killed_at_a_random_moment_gives_the_same_table(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(textwrap.dedent(PROGRAM))
-    environment = os.environ | {"XLA_FLAGS": ""}
-
-    def start(folder):
-        return subprocess.Popen([sys.executable, program, tmp_path / folder], env=environment)
-
-    killed = start("killed")
     results = tmp_path / "killed" / "results.csv"
+    program = f"from {__name__} import run_long; run_long({str(results.parent)!r})"
+    killed = Python("-c", program, folder=tmp_path)
     while not (results.exists() and results.stat().st_size > 100):
-        assert killed.poll() is None
+        assert killed.poll() is None, killed.stderr
         time.sleep(0.01)
     time.sleep(random.SystemRandom().uniform(0, 0.1))
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     assert len(results.read_bytes().splitlines()) < 401
-    assert start("killed").wait() == 0
-    assert start("whole").wait() == 0
+    run_long(results.parent)
+    run_long(tmp_path / "whole")
     assert results.read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()

@@ -6,8 +6,6 @@ import math
 import os
 import random
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +14,7 @@ import pytest
 import tensorstore
 
 from examples.benchmarks.damage import make_state
+from tests.forks import Python
 from wdlab.training import CheckpointError, Checkpoints, SkipNonfiniteState
 from wdlab.training.checksum import leaf_checksum
 
@@ -389,7 +388,7 @@ def test_a_reader_sees_what_another_run_has_saved_since(tmp_path):
 
 
 def run(script, folder):
-    """A process of its own, for what it prints and how it ends."""
+    """A process of its own that has ended: what it printed, and how it ended."""
     start = f"""
 import resource
 import jax.numpy as jnp
@@ -404,7 +403,9 @@ def told(act, *arguments):
         print(str(error).split(" in ")[0])
 c = Checkpoints({os.fspath(folder)!r}, keep=1)
 """
-    return subprocess.run([sys.executable, "-c", start + script], capture_output=True, text=True)
+    done = Python("-c", start + script, folder=folder.parent)
+    done.wait()
+    return done
 
 
 @pytest.mark.parametrize(

@@ -82,10 +82,10 @@ def test_the_command_takes_the_weights_prompt_and_seed_asked_for(short_run, monk
         return f"{prompt} {float(params['wte']['embedding'].sum())} {config.random_seed}"
 
     monkeypatch.setattr(sample, "generate", told)
-    for run in ("checkpoints/8", "checkpoints"):
-        for flags in ([], ["--ema"], ["--prompt=a"], ["--random_seed=1"]):
-            assert sample.main([str(short_run / run), *flags]) == 0
-    assert len({*capsys.readouterr().out.splitlines()}) == 8
+    assert sample.main([str(short_run / "checkpoints/8")]) == 0
+    for flags in ([], ["--ema"], ["--prompt=a"], ["--random_seed=1"]):
+        assert sample.main([str(short_run / "checkpoints"), *flags]) == 0
+    assert len({*capsys.readouterr().out.splitlines()}) == 5
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from examples.gpt.flags import parse
 from examples.gpt.train import main
 from examples.runs import optimizers, records
 from tests.examples.gpt.small_runs import SHORT, SMALL
+from tests.forks import Python
 
 pytestmark = [
     # TensorStore futures of a failed read are collected with their exception unread.
@@ -80,16 +79,15 @@ def test_the_same_seed_gives_the_same_bits_even_over_stale_rows(short_run, tmp_p
 
 def test_a_run_that_was_killed_and_stopped_continues_bit_for_bit(long_run, tmp_path, capsys):
     folder, rows = tmp_path / "run", 0
-    command = [sys.executable, "-m", "examples.gpt.train", *LONG, f"--out_dir={folder}", "--resume"]
-    for number in (signal.SIGKILL, signal.SIGTERM):
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-            _wait_for_rows(process, folder, rows + random.randint(27, 50))
-            process.send_signal(number)
-            shown = process.communicate(timeout=60)[0]
+    command = ["-m", "examples.gpt.train", *LONG, f"--out_dir={folder}", "--resume"]
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):
+        process = Python(*command, folder=tmp_path)
+        _wait_for_rows(process, folder, rows + random.randint(27, 50))
+        process.send_signal(number)
+        assert process.wait() == code
         rows = rows_of(folder)[-1]["step"]
     assert rows < 150
-    assert process.returncode == 0
-    assert f"SIGTERM: saved at step {rows}; --resume continues" in shown
+    assert f"SIGTERM: saved at step {rows}; --resume continues" in process.stdout
     assert (folder / "checkpoints" / str(rows)).is_dir()
     assert train(folder, *LONG, "--resume") == 0
     assert re.search(r"resuming at step \d+", capsys.readouterr().out)

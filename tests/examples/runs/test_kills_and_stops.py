@@ -4,24 +4,21 @@ import errno
 import os
 import resource
 import shutil
-import subprocess
-import sys
 import time
 
 import jax.numpy as jnp
 import pytest
 
+from tests.forks import Python
 from wdlab.training import CheckpointError, Checkpoints
 from wdlab.training import orbax_io as checkpoint_files
 
 
-def test_some_kills_and_signals():
+def test_some_kills_and_signals(tmp_path):
     """In a process of its own, which forks the lives; 200 of each without --quick."""
-    command = [sys.executable, "-m", "examples.benchmarks.reliability", "--quick"]
-    done = subprocess.run(
-        [*command, "kills", "signals"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    command = ["-m", "examples.benchmarks.reliability", "--quick", "kills", "signals"]
+    done = Python(*command, folder=tmp_path)
+    assert done.wait() == 0, done.stdout + done.stderr[-2000:]
 
 
 def test_a_second_run_in_the_folder_is_refused_and_harms_nothing(tmp_path):
