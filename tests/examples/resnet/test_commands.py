@@ -86,7 +86,7 @@ def different_commands():
     if os.environ.get("ALL_COMMANDS"):
         return COMMANDS
     kinds = {}
-    for command in COMMANDS:
+    for command in sorted(COMMANDS, key=lambda line: "--scale_inv" not in line):  # Most at once.
         config = parse(shlex.split(command)[1:])
         for aspect in (command.split()[0], config.model, f"scale_inv {config.scale_inv}"):
             kinds.setdefault(aspect, command)
