@@ -145,6 +145,7 @@ TYPOS = {
     "one_rule_without_tuple": (Rule(".*"), r"\(Rule"),
     "names for rules": (("bias", "scale"), r"rules=\(Rule\('\(\.\*/\)\?bias', 0.0\), Rule"),
     "a name among rules": ((Rule("wte/.*"), "bias"), "every entry must be a Rule, got 'bias'"),
+    "pairs": ((("bias", 0.0), (".*", 1.0)), r"every entry must be a Rule, got \('bias', 0.0\)"),
     "exponential": (lambda: (Rule("(a+)+b"),), "exponential time"),
     "string": ("NO_BIAS_OR_NORM", "wdlab.rules.NO_BIAS_OR_NORM"),
     "negative_scale": (lambda: (Rule(".*", -1.0),), "scale"),

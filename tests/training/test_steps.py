@@ -83,10 +83,31 @@ def test_make_update_equals_update_by_hand(name):
 def test_make_update_consumes_its_arguments():
     params = square()
     tx = OPTIMIZERS["adamw"]()
-    wdlab.make_update(tx)(
-        params, wdlab.init_opt_state(tx, params), jax.tree.map(jnp.ones_like, params)
-    )
+    update, state = wdlab.make_update(tx), wdlab.init_opt_state(tx, params)
+    grads = jax.tree.map(jnp.ones_like, params)
+    update(params, state, grads)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+    with pytest.raises(ValueError, match="is no more: an earlier step wrote its results over it"):
+        update(params, state, grads)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: wdlab.make_update(optax.adam), "got a function. Call it"),
+        (lambda: wdlab.skip_nonfinite("adam"), "got a str. Give the chain"),
+        (lambda: wdlab.training.kahan(None), "got a NoneType. Give the chain"),
+        (lambda: wdlab.make_train_step(lambda w: w, optax.sgd), "got a function. Call it"),
+        (
+            lambda: wdlab.make_train_step(optax.sgd(0.1), lambda w: w),
+            "make_train_step(loss_fn, tx)",
+        ),
+        (lambda: wdlab.decay_plan(optax.adam, {"w": jnp.ones(2)}), "got a function. Call it"),
+    ],
+)
+def test_what_is_no_transformation_is_told_with_what_to_write(make, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        make()
 
 
 def test_train_step_returns_loss_and_aux():

@@ -58,7 +58,8 @@ def named_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        if type(error) not in (TypeError, ValueError) or str(error).startswith(f"{name}:"):
+        is_ours = type(error) in (TypeError, ValueError)
+        if not is_ours or str(error).startswith((f"{name}:", f"{name} ")):
             raise
         raise type(error)(f"{name}: {error}") from None
 

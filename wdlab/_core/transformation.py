@@ -32,6 +32,7 @@ def with_extra_args(tx: optax.GradientTransformation) -> optax.GradientTransform
     >>> float(state.inner_opt_state.best_value)
     3.0
     """
+    check_transformation(tx)
     taken = inspect.signature(tx.update).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in taken.values())
 
@@ -42,3 +43,22 @@ def with_extra_args(tx: optax.GradientTransformation) -> optax.GradientTransform
         return tx.update(updates, state, params, **given)
 
     return optax.GradientTransformationExtraArgs(tx.init, update_fn)
+
+
+def check_transformation(tx: Any, name: str = "") -> None:
+    """Refuses what is no Optax transformation, with what to write.
+
+    >>> check_transformation(optax.adamw, "doctor")
+    Traceback (most recent call last):
+    TypeError: doctor: expected an Optax transformation, got a function. Call it: ...
+    """
+    if all(callable(getattr(tx, part, None)) for part in ("init", "update")):
+        return
+    kind, hint = type(tx).__name__, "Give the chain that trains, such as optax.adamw(1e-3)."
+    if hasattr(tx, "tx"):
+        hint = f"Give its .tx, which {kind} holds."
+    elif callable(tx):
+        kind, hint = "function", "Call it: optax.adamw(1e-3) makes one."
+    article = "an" if kind[0] in "aeiouAEIOU" else "a"
+    prefix = f"{name}: " if name else ""
+    raise TypeError(f"{prefix}expected an Optax transformation, got {article} {kind}. {hint}")

@@ -1,4 +1,4 @@
-"""What an instrument is given: an Optax transformation, and arrays that it can train."""
+"""What an instrument is given: arrays that a transformation can train."""
 
 from typing import Any
 
@@ -9,25 +9,6 @@ import numpy as np
 from wdlab.rules import leaves_with_paths
 
 PyTree = Any
-
-
-def check_transformation(name: str, tx: Any) -> None:
-    """Refuses what is no Optax transformation, with what to write.
-
-    >>> import optax
-    >>> check_transformation("doctor", optax.adamw)
-    Traceback (most recent call last):
-    TypeError: doctor: expected an Optax transformation, got a function. Call it: ...
-    """
-    if all(callable(getattr(tx, part, None)) for part in ("init", "update")):
-        return
-    kind, hint = type(tx).__name__, "Give the chain that trains, such as optax.adamw(1e-3)."
-    if hasattr(tx, "tx"):
-        hint = f"Give its .tx, which {kind} holds."
-    elif callable(tx):
-        kind, hint = "function", "Call it: optax.adamw(1e-3) makes one."
-    article = "an" if kind[0] in "aeiouAEIOU" else "a"
-    raise TypeError(f"{name}: expected an Optax transformation, got {article} {kind}. {hint}")
 
 
 def check_arrays(name: str, params: PyTree) -> None:

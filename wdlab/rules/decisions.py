@@ -55,10 +55,11 @@ def normalize_rules(rules: PyTree) -> PyTree:
             f"rules must be a tuple of Rule or a pytree of floats, got {rules!r}. "
             "Write rules=wdlab.rules.NO_BIAS_OR_NORM or rules=(Rule('.*'),)."
         )
-    if isinstance(rules, tuple | list) and any(isinstance(rule, Rule | str) for rule in rules):
+    if isinstance(rules, tuple | list) and any(_is_rule_or_names_one(rule) for rule in rules):
         others = [rule for rule in rules if not isinstance(rule, Rule)]
         if others:
-            example = others[0] if isinstance(others[0], str) else "bias"
+            words = (*jax.tree.leaves(others[0]), "bias")
+            example = next(word for word in words if isinstance(word, str))
             raise TypeError(
                 f"rules: every entry must be a Rule, got {others[0]!r}. To exempt what is called "
                 f"{example!r}, write rules=(Rule('(.*/)?{example}', 0.0), Rule('.*'))."
@@ -67,6 +68,12 @@ def normalize_rules(rules: PyTree) -> PyTree:
     if any(isinstance(leaf, Rule) for leaf in leaves):
         raise TypeError("rules: a pytree of rules must hold floats or bools; Rules go in a tuple.")
     return rules
+
+
+def _is_rule_or_names_one(rule: Any) -> bool:
+    """A Rule, its pattern alone, or the pair ``("bias", 0.0)`` that is meant as one."""
+    pair = isinstance(rule, tuple | list) and rule[:1] and isinstance(rule[0], str)
+    return isinstance(rule, Rule | str) or bool(pair)
 
 
 def decisions(params: PyTree, rules: PyTree) -> list[Decision]:

@@ -10,6 +10,10 @@ import jax
 from wdlab.rules import leaves_with_paths
 
 PyTree = Any
+_GONE = (
+    "an earlier step wrote its results over it. Go on with what that step returned: "
+    "params, opt_state, ... = step(params, opt_state, ...)."
+)
 
 
 class DonatingStep:
@@ -19,7 +23,8 @@ class DonatingStep:
 
     Raises:
       ValueError: From a call in which two arrays have one buffer, where JAX has a message that
-        names neither, and with several devices ends the process.
+        names neither, and with several devices ends the process; or with an array that an earlier
+        call wrote over.
     """
 
     def __init__(self, step: Callable[..., Any], others: str, functions: tuple[str, ...] = ()):
@@ -40,7 +45,14 @@ class DonatingStep:
             if message := shared_buffer(given, rest | {"extra_args": extra_args}):
                 raise ValueError(message)
         self._called = True
-        return self._jitted(params, opt_state, *others, **extra_args)
+        try:
+            return self._jitted(params, opt_state, *others, **extra_args)
+        except (RuntimeError, ValueError) as error:
+            given = {"params": params, "opt_state": opt_state, self._others: others}
+            gone = [path for path, leaf in leaves_with_paths(given) if _is_deleted(leaf)]
+            if gone and "deleted" in str(error):
+                raise ValueError(f"{gone[0]} is no more: {_GONE}") from error
+            raise
 
     def __getattr__(self, name: str) -> Any:
         if name == "_jitted":  # Of an instance that a copy has not filled yet.
@@ -73,6 +85,11 @@ def _buffers(arguments: dict[str, PyTree]) -> Iterator[tuple[str, Any]]:
         if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended) and not leaf.is_deleted():
             for shard in leaf.addressable_shards:
                 yield path, (shard.device, shard.data.unsafe_buffer_pointer())
+
+
+def _is_deleted(leaf: Any) -> bool:
+    is_array = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    return is_array and leaf.is_deleted()
 
 
 def _advice(first: str, second: str) -> str:

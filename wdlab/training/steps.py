@@ -97,6 +97,9 @@ def make_train_step(
     >>> float(w), float(loss)
     (1.0, 4.0)
     """
+    if not callable(loss_fn):
+        found = type(loss_fn).__name__
+        raise TypeError(f"loss_fn is a {found}: write make_train_step(loss_fn, tx).")
     update = _update(tx)
 
     def train_step(params: PyTree, opt_state: PyTree, *batch: Any) -> tuple[PyTree, PyTree, Any]:

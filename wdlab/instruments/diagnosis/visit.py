@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from wdlab._core.checks import check_number, check_whole
+from wdlab._core.transformation import check_transformation
 from wdlab.instruments.diagnosis import faults_of_order, faults_of_selection, faults_of_strength
 from wdlab.instruments.diagnosis.examination import Examination, examine
 from wdlab.instruments.diagnosis.finding import SEVERITIES, Finding
 from wdlab.instruments.diagnosis.report import Report, groups_of
-from wdlab.instruments.inputs import check_arrays, check_transformation
+from wdlab.instruments.inputs import check_arrays
 from wdlab.rules import ROLES, decisions, leaves_with_paths, nearest_path, parameters
 from wdlab.rules import roles as roles_of
 
@@ -82,7 +83,7 @@ def doctor(
     >>> wdlab.doctor(tx, params, steps=10_000).verdict
     'sound: the decay looks back over 1 of the run'
     """
-    check_transformation("doctor", tx)
+    check_transformation(tx, "doctor")
     check_whole("steps", steps)
     if tokens_per_step is not None:
         check_number("tokens_per_step", tokens_per_step, low_open=True)

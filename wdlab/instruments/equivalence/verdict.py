@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wdlab._core.names import first_line
+from wdlab._core.transformation import check_transformation
 from wdlab.instruments.equivalence.later_steps import later_difference
 from wdlab.instruments.equivalence.problems import (
     PROBLEMS,
@@ -13,7 +14,7 @@ from wdlab.instruments.equivalence.problems import (
     run_shapes,
 )
 from wdlab.instruments.equivalence.proof import Traced, proved_equal, traced
-from wdlab.instruments.inputs import check_arrays, check_transformation, float32_shapes
+from wdlab.instruments.inputs import check_arrays, float32_shapes
 from wdlab.instruments.plans import GRID, TracedOptimizer
 from wdlab.rules import leaves_with_paths, parameters
 
@@ -87,7 +88,7 @@ def equivalent(tx_a: Any, tx_b: Any, params: PyTree, *, wrt: Any = None) -> Equi
       at weight 0.411631, gradient 0 the first updates by -4.11630536e-05, the second by ...
     """
     for tx in (tx_a, tx_b):
-        check_transformation("equivalent", tx)
+        check_transformation(tx, "equivalent")
     params = parameters(params, wrt)
     check_arrays("equivalent", params)
     paths = [path for path, _ in leaves_with_paths(params)]

@@ -165,6 +165,11 @@ def decay_plan(tx_or_rules: Any, params: PyTree, *, wrt: Any = None) -> DecayPla
     params = parameters(params, wrt)
     pairs = leaves_with_paths(params)
     rows = [(path, np.shape(leaf), str(jnp.result_type(leaf))) for path, leaf in pairs]
+    if callable(tx_or_rules):
+        raise TypeError(
+            "decay_plan: expected an Optax transformation or rules, got a function. Call it: "
+            "optax.adamw(1e-3) makes a transformation; rules are data."
+        )
     if not hasattr(tx_or_rules, "update"):
         made = decisions(params, tx_or_rules)
         kinds = [
