@@ -46,15 +46,18 @@ def plain_update(tx: optax.GradientTransformation) -> Any:
     return jax.jit(update, donate_argnums=(0, 1))
 
 
-def compiled(row: Row, side: Side, shapes: PyTree) -> Contender:
-    """Compiles our step, or Optax's closest."""
+def compiled(row: Row, side: Side, shapes: PyTree, steps: int = 1) -> Contender:
+    """Compiles our step, or Optax's closest; so many are started before they are waited for."""
     if side == "wdlab":
-        return compiled_step(wdlab.make_update, row.ours(), shapes)
-    return compiled_step(plain_update, row.theirs(), shapes)
+        return compiled_step(wdlab.make_update, row.ours(), shapes, steps)
+    return compiled_step(plain_update, row.theirs(), shapes, steps)
 
 
 def compiled_step(
-    make_update: Callable[..., Any], tx: optax.GradientTransformation, shapes: PyTree
+    make_update: Callable[..., Any],
+    tx: optax.GradientTransformation,
+    shapes: PyTree,
+    steps: int = 1,
 ) -> Contender:
     """Traces and compiles a step."""
     full = lambda: jax.tree.map(lambda x: jnp.full(x.shape, 0.02, x.dtype), shapes)  # noqa: E731
@@ -69,7 +72,8 @@ def compiled_step(
         buffers = [params, wdlab.init_opt_state(tx, params)]
 
         def step() -> None:
-            buffers[:] = program(*buffers, grads)
+            for _ in range(steps):
+                buffers[:] = program(*buffers, grads)
             jax.block_until_ready(buffers)
 
         return step
@@ -144,15 +148,16 @@ def warm_up() -> None:
     jax.jit(lambda x: x + 1).lower(1.0).compile()
 
 
-def torch_contender(row: Row, shapes: PyTree, device: str = "cpu") -> Contender | None:
+def torch_contender(
+    row: Row, shapes: PyTree, device: str = "cpu", steps: int = 1
+) -> Contender | None:
     """Torch's step, where torch is installed and has the optimizer."""
     if not row.torch or importlib.util.find_spec("torch") is None:
         return None
     from .torch_steps import torch_step
 
-    return Contender(
-        lambda: torch_step(row.torch, [leaf.shape for leaf in jax.tree.leaves(shapes)], device)
-    )
+    sizes = [leaf.shape for leaf in jax.tree.leaves(shapes)]
+    return Contender(lambda: torch_step(row.torch, sizes, device, steps))
 
 
 def times_in_turn(contenders: list[Contender], repeats: int) -> list[float]:

@@ -55,17 +55,19 @@ STEPS = {
 }
 
 
-def torch_step(name: str, shapes: list[tuple[int, ...]], device: str = "cpu") -> Callable[[], None]:
-    """The step over leaves of these shapes, all entries 0.02, gradients too."""
+def torch_step(
+    name: str, shapes: list[tuple[int, ...]], device: str = "cpu", steps: int = 1
+) -> Callable[[], None]:
+    """So many steps over leaves of these shapes, all entries 0.02, gradients too."""
     params = [torch.full(shape, 0.02, device=device, requires_grad=True) for shape in shapes]
     for leaf in params:
         leaf.grad = torch.full_like(leaf, 0.02)
     step = STEPS[name](params)
-    if device == "cpu":
-        return step
 
     def awaited() -> None:
-        step()
-        torch.cuda.synchronize()
+        for _ in range(steps):
+            step()
+        if device != "cpu":
+            torch.cuda.synchronize()
 
     return awaited

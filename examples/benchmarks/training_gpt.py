@@ -31,20 +31,21 @@ CONFIG = dataclasses.replace(
 WORK = CONFIG.tokens_per_step  # Of one call, in tokens.
 
 
+def tokens_of(config: Config, vocabulary: int, updates: int) -> np.ndarray:
+    """Random tokens for some updates."""
+    shape = (updates, 1, config.batch_size, config.block_size + 1)
+    return np.random.default_rng(0).integers(0, min(vocabulary, 50_257), shape)
+
+
 def measure(
-    rounds: int,
-    config: Config = CONFIG,
-    vocabulary: int = GPT2_VOCABULARY,
-    updates: int = 1,
-    torch_device: str = "cpu",
+    rounds: int, config: Config = CONFIG, vocabulary: int = GPT2_VOCABULARY, updates: int = 1
 ) -> dict[str, Timing]:
     """Seconds per call of some updates, by program; of torch only where it is installed."""
-    shape = (updates, 1, config.batch_size, config.block_size + 1)
-    tokens = np.random.default_rng(0).integers(0, min(vocabulary, 50_257), shape)
+    tokens = tokens_of(config, vocabulary, updates)
     programs = {"wdlab": ours(config, vocabulary, tokens, min(2, len(jax.devices())))}
     if len(jax.devices()) > 1:
         programs["wdlab, one device"] = ours(config, vocabulary, tokens, 1)
-    theirs = torch_programs(config, vocabulary, tokens, torch_device)
+    theirs = torch_programs(config, vocabulary, tokens, "cpu")
     return in_turns({**programs, **theirs}, rounds)
 
 

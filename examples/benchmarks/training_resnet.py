@@ -25,14 +25,20 @@ WORK = BATCH  # Of one call, in images.
 CONFIG = Config(width=16, batch_norm=True, lr=0.08, momentum=0.0, wd=0.0125, batch_size=BATCH)
 
 
-def measure(rounds: int, config: Config = CONFIG, torch_device: str = "cpu") -> dict[str, Timing]:
-    """Seconds per step, by program; those of torch only where it is installed."""
+def images_of(config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of random images, and their labels."""
     rng, batch = np.random.default_rng(0), config.batch_size
-    x, y = rng.integers(0, 256, (batch, 32, 32, 3), np.uint8), np.arange(batch, dtype=np.int32) % 10
+    x = rng.integers(0, 256, (batch, 32, 32, 3), np.uint8)
+    return x, np.arange(batch, dtype=np.int32) % 10
+
+
+def measure(rounds: int, config: Config = CONFIG) -> dict[str, Timing]:
+    """Seconds per step, by program; those of torch only where it is installed."""
+    x, y = images_of(config)
     programs = {"wdlab": ours(config, x, y, min(2, len(jax.devices())))}
     if len(jax.devices()) > 1:
         programs["wdlab, one device"] = ours(config, x, y, 1)
-    return in_turns({**programs, **torch_programs(config, x, y, torch_device)}, rounds)
+    return in_turns({**programs, **torch_programs(config, x, y, "cpu")}, rounds)
 
 
 def ours(config: Config, x: np.ndarray, y: np.ndarray, devices: int) -> Callable[[], object]:
