@@ -129,9 +129,9 @@ def test_the_commands_tell_mistakes_in_one_line(tmp_path, monkeypatch, capsys):
     )
     (tmp_path / "odd_syntax.py").write_text("def f(:\n")
     told = {
-        "doctor odd_functions:raises": "RuntimeError: no data (odd_functions.py, line 3)",
+        "doctor odd_functions:raises": "odd_functions.py:3: RuntimeError: no data",
         "doctor odd_functions:one": "must give (optimizer, params)",
-        "doctor odd_functions:value": "odd_functions:value is a int and no function",
+        "doctor odd_functions:value": "odd_functions:value must be a function, got 3",
         "doctor odd_functions:asks": "missing 1 required positional argument",
         "doctor odd_functions.py:one": "write the module as import does: odd_functions:one",
         "doctor odd_syntax:f": "SyntaxError",

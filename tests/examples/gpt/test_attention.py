@@ -64,6 +64,7 @@ def used(monkeypatch):
 
 
 def on(monkeypatch, name):
+    model._abstract.cache_clear()  # A model is traced once, and refused then.
     for module in (attention, kernels):
         monkeypatch.setattr(module, "platform", lambda: name)
 

@@ -50,7 +50,7 @@ def bias(ties: int, mean: float, **options) -> float:
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_two_equal_maxima_bias_the_output_away_from_zero_and_the_shift_cures_it(sign):
     assert abs(bias(ties=1, mean=1.5 * sign)) < 0.05
-    assert sign * bias(ties=2, mean=1.5 * sign) > 0.5  # Measured: 0.57, standard error 0.01.
+    assert sign * bias(ties=2, mean=1.5 * sign) > 0.4  # 0.50 or 0.57, by the CPU.
     assert abs(bias(ties=2, mean=1.5 * sign, shifted=True)) < 0.1  # Standard error 0.02.
 
 

@@ -76,11 +76,11 @@ def equivalent(tx_a: Any, tx_b: Any, params: PyTree, *, wrt: Any = None) -> Equi
       TypeError: If one is no transformation, or a leaf of ``params`` no array.
       ValueError: If an update cannot be traced on ``params``: which, and the error.
 
-    >>> import optax, wdlab
+    >>> import jax, optax, wdlab
     >>> theirs = optax.adamw(1e-3, weight_decay=0.1)
     >>> ours = wdlab.optimizers.adamw(
     ...     1e-3, weight_decay=0.1, coupling="lr", rules=wdlab.rules.ALL)
-    >>> params = {"w": jax.ShapeDtypeStruct((8, 4), jnp.float32)}
+    >>> params = {"w": jax.ShapeDtypeStruct((8, 4), "float32")}
     >>> print(wdlab.equivalent(ours, theirs, params))
     the same optimizer: proved
     >>> print(wdlab.equivalent(ours, optax.adamw(1e-3, weight_decay=0.01), params))
