@@ -134,7 +134,7 @@ def test_the_commands_tell_mistakes_in_one_line(tmp_path, monkeypatch, capsys):
         "doctor odd_functions:value": "odd_functions:value must be a function, got 3",
         "doctor odd_functions:asks": "missing 1 required positional argument",
         "doctor odd_functions.py:one": "write the module as import does: odd_functions:one",
-        "doctor odd_syntax:f": "SyntaxError",
+        "doctor odd_syntax:f": "invalid syntax (odd_syntax.py, line 1)",
         "transfer --learning-rate 1e-3 --weight-decay 0.1 --to width=2 width=4": "width twice",
     }
     for line, message in told.items():
