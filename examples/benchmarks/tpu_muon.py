@@ -63,10 +63,8 @@ def of_program(
 
 def measure(settings: Settings) -> Table:
     """Compiles the steps and the iterations alone."""
-    device, shapes = (
-        devices_of(settings.topology)[0],
-        hidden_matrices(settings.blocks, settings.width),
-    )
+    device = devices_of(settings.topology)[0]
+    shapes = hidden_matrices(settings.blocks, settings.width)
     size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     jordan = jnp.asarray(COEFFICIENTS["jordan"].triples[0])
     iterations: dict[str, Callable[[Any], Any]] = {
