@@ -206,6 +206,8 @@ def _taken(user: Instruction, index: int, operand: Instruction, everywhere: bool
 
 
 def _given(instruction: Instruction, computation: Computation, program: Program) -> float:
+    if instruction.opcode == "reshape":  # Alone it copies; inside of a fusion it is a view.
+        return _in_hbm(instruction.arrays)
     return _written(computation, instruction, program, instruction.arrays)
 
 

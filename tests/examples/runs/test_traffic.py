@@ -158,6 +158,23 @@ def test_a_batch_of_products_is_counted_without_the_positions_that_do_not_meet()
     assert costs(program, Parts(program, SCOPES))["other"].flops == 12 * 2 * 4 * 8 * 16
 
 
+def test_a_reshape_of_one_of_a_fusions_results_writes_what_it_makes():
+    text = """%two (p: f32[512]) -> (f32[512], f32[4,512]) {
+  %p = f32[512]{0:T(512)} parameter(0)
+  %all = f32[4,512]{1,0:T(4,128)} broadcast(%p), dimensions={1}
+  ROOT %both = (f32[512]{0:T(512)}, f32[4,512]{1,0:T(4,128)}) tuple(%p, %all)
+}
+
+ENTRY %main (a: f32[512]) -> f32[4,128] {
+  %a = f32[512]{0:T(512)} parameter(0)
+  %fusion = (f32[512]{0:T(512)}, f32[4,512]{1,0:T(4,128)}) fusion(%a), kind=kLoop, calls=%two
+  %first = f32[512]{0:T(512)} get-tuple-element(%fusion), index=0
+  ROOT %r = f32[4,128]{1,0:T(4,128)} reshape(%first)
+}"""
+    (alone,) = [m for m in hbm_traffic(Program(text)) if m.instruction.opcode == "reshape"]
+    assert (alone.read, alone.written) == (4 * ROW, 4 * ROW)
+
+
 @pytest.fixture
 def devices():
     """Four described chips."""
