@@ -113,15 +113,19 @@ def train(
 def over_seeds(run: Callable[..., Any], seeds: int, *columns: Any) -> Any:
     """``run(key)`` for each seed, one compiled program; results as NumPy, seeds first.
 
-    With columns of numbers, ``run(key, *row)`` for each of their rows: the second axis.
+    With columns of numbers, ``run(key, *row)`` for each of their rows: the second axis. A function
+    that comes again with as many rows is not compiled again.
     """
-
-    def of_seed(key: jax.Array) -> Any:
-        rows = tuple(map(jnp.array, columns))
-        return jax.lax.map(lambda row: run(key, *row), rows) if columns else run(key)
-
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-    return jax.tree.map(np.asarray, jax.jit(lambda keys: jax.lax.map(of_seed, keys))(keys))
+    return jax.tree.map(np.asarray, _program(run)(keys, tuple(map(jnp.array, columns))))
+
+
+@functools.lru_cache(maxsize=1)
+def _program(run: Callable[..., Any]) -> Callable[..., Any]:
+    def of_seed(key: jax.Array, rows: tuple[jax.Array, ...]) -> Any:
+        return jax.lax.map(lambda row: run(key, *row), rows) if rows else run(key)
+
+    return jax.jit(lambda keys, rows: jax.lax.map(lambda key: of_seed(key, rows), keys))
 
 
 def drawn_anew(params: Any, key: jax.Array) -> Any:

@@ -28,7 +28,6 @@ groks at all; test accuracy at the end .02, .14, 1.00 (from step 600). Nothing w
 but the number of steps, to 4,000.
 """
 
-import functools
 import sys
 from collections.abc import Sequence
 
@@ -69,12 +68,12 @@ def dose(point: Point, size: Size) -> Dose:
 def measure(point: Point, size: Size) -> list[Row]:
     """Accuracies and norm over the steps, for every seed."""
     del size
-    curve = digits.over_seeds(functools.partial(one, point["decay"]), SEEDS)
+    curve = digits.over_seeds(one, SEEDS, [point["decay"]])
     steps = range(EVERY, STEPS + 1, EVERY)
-    return rows_over(curve, seed=range(SEEDS), step=steps)
+    return rows_over(curve, seed=range(SEEDS), decay=[point["decay"]], step=steps)
 
 
-def one(decay: float, key: jax.Array) -> dict[str, jax.Array]:
+def one(key: jax.Array, decay: jax.Array) -> dict[str, jax.Array]:
     """The curve of one training."""
     start_key, pairs_key = jax.random.split(key)
     numbers = jnp.arange(MODULUS)

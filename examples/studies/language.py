@@ -83,24 +83,27 @@ def _program(*phases: Config) -> Callable[..., list[Any]]:
     config, corpus = phases[0], data.embedded()
     tokens = jnp.asarray(corpus.train[: config.n_train_tokens], jnp.int32)
     graph, start = model.create(config, corpus.vocab_size, 0)
-    windows = {
-        split: data.evaluation_windows(
-            part, corpus, dataclasses.replace(config, eval_examples=_EVALUATED)
-        )
-        for split, part in (("train", corpus.train), ("val", corpus.val))
-    }
+    asked = dataclasses.replace(config, eval_examples=_EVALUATED)
+    parts = corpus.train, corpus.val
+    windows_2xNxBxM = jnp.stack([data.evaluation_windows(p, corpus, asked) for p in parts])
 
-    def one(key, strengths):
-        params, found = digits.drawn_anew(start, key), []
+    def one(seed, strengths):
+        (key, params), found = seed, []
         for settings, decays in zip(phases, strengths, strict=True):
             key, phase_key = jax.random.split(key)
             params, seen = _steps(graph, with_decay(settings, *decays), params, tokens, phase_key)
             curve = {k: v.reshape(WINDOWS, -1).mean(1) for k, v in seen.items()}
-            ends = {f"{s}_loss": _evaluate(graph, params, w) for s, w in windows.items()}
-            found.append((curve, ends | {"weight_norm": optax.tree.norm(params)}))
+            train, val = jax.lax.map(functools.partial(_evaluate, graph, params), windows_2xNxBxM)
+            ends = {"train_loss": train, "val_loss": val, "weight_norm": optax.tree.norm(params)}
+            found.append((curve, ends))
         return found
 
-    return jax.jit(lambda keys, strengths: jax.lax.map(lambda key: one(key, strengths), keys))
+    @jax.jit
+    def run(keys, starts, strengths):
+        return jax.lax.map(lambda seed: one(seed, strengths), (keys, starts))
+
+    draw = jax.vmap(digits.drawn_anew, (None, 0))  # Outside: one program for all settings.
+    return lambda keys, strengths: run(keys, draw(start, keys), strengths)
 
 
 def with_decay(config: Config, weight_decay: Any, l2_reg: Any) -> Config:

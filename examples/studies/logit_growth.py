@@ -53,39 +53,44 @@ COLUMNS = ("loss", "logit", "log_z")
 
 
 def points(size: Size) -> Sequence[Point]:
-    """Each form of attention with each decay; all learning rates and seeds as one program."""
+    """Each form of attention; all decays, learning rates and seeds as one program."""
     del size
-    return [{"form": form, "decay": decay} for form in FORMS for decay in DECAYS]
+    return [{"form": form} for form in FORMS]
 
 
-def exponent(decay: str, lr):
+def exponent(decay: str, lr: float) -> float:
     """E at a peak learning rate."""
     return EXPONENT * (decay != "none") * (lr / EQUAL_AT) ** DECAYS[decay]
 
 
 def dose(point: Point, size: Size) -> Dose:
-    """The largest of the learning rates."""
-    return Dose(float(exponent(point["decay"], max(RATES))), max(RATES) * STEPS[size])
+    """The largest of the decays and learning rates."""
+    del point
+    return Dose(max(exponent(decay, max(RATES)) for decay in DECAYS), max(RATES) * STEPS[size])
 
 
 def measure(point: Point, size: Size) -> list[Row]:
-    """Every learning rate and seed: the windows of loss, largest attention logit and |log Z|."""
-    run = functools.partial(one, FORMS[point["form"]], point["decay"], STEPS[size])
-    found = digits.over_seeds(run, SEEDS, RATES)
+    """Every decay, learning rate and seed: the windows of each column."""
+    cases = list(itertools.product(DECAYS, RATES))
+    rates, exponents = [lr for _, lr in cases], [exponent(*case) for case in cases]
+    run = functools.partial(one, FORMS[point["form"]], STEPS[size])
+    found = digits.over_seeds(run, SEEDS, rates, exponents)
     return [
-        {"seed": s, "lr": lr, "step": (w + 1) * STEPS[size] // WINDOWS}
+        {"seed": s, "decay": decay, "lr": lr, "step": (w + 1) * STEPS[size] // WINDOWS}
         | {name: float(found[name][s, i, w]) for name in COLUMNS}
-        for s, (i, lr), w in itertools.product(range(SEEDS), enumerate(RATES), range(WINDOWS))
+        for s, (i, (decay, lr)), w in itertools.product(
+            range(SEEDS), enumerate(cases), range(WINDOWS)
+        )
     ]
 
 
-def one(attend: Callable, decay: str, steps: int, key: jax.Array, lr: jax.Array):
+def one(attend: Callable, steps: int, key: jax.Array, lr: jax.Array, exponent: jax.Array):
     """What is seen over one training, in windows."""
     corpus = data.embedded()
     tokens = jnp.asarray(corpus.train, jnp.int32)
     start_key, data_key = jax.random.split(key)
     rate = mantissa_dial.schedule(lr, steps)
-    strength = exponent(decay, lr) / jax.vmap(rate)(jnp.arange(steps)).sum()
+    strength = exponent / jax.vmap(rate)(jnp.arange(steps)).sum()
     tx = wdlab.optimizers.adamw(
         rate, weight_decay=strength, coupling="lr", b2=0.99, rules=mantissa_dial.RULES
     )

@@ -35,7 +35,7 @@ from matplotlib.figure import Figure
 
 import wdlab
 
-from . import digits
+from . import digits, grids
 from . import one_pass_mlp as task
 from .dose import Dose
 from .error_bars import with_spread
@@ -49,10 +49,9 @@ HIDDEN = task.RULES
 
 
 def points(size: Size) -> Sequence[Point]:
-    """Both optimizers under both schedules; each with its exponents as one program."""
+    """Both optimizers; each with both schedules and its exponents as one program."""
     del size
-    kinds = itertools.product(("AdamW", "Muon"), ("constant", "cosine"))
-    return [{"optimizer": optimizer, "schedule": schedule} for optimizer, schedule in kinds]
+    return [{"optimizer": optimizer} for optimizer in ("AdamW", "Muon")]
 
 
 def numbers(optimizer: str, exponent: float, steps: int) -> tuple[float, float]:
@@ -65,34 +64,44 @@ def numbers(optimizer: str, exponent: float, steps: int) -> tuple[float, float]:
 
 
 def dose(point: Point, size: Size) -> Dose:
-    """Of the run that decays; the cosine takes half."""
+    """Of the run that decays at a constant rate; the cosine takes half."""
     lr, decay = numbers(point["optimizer"], max(EXPONENTS), STEPS[size])
-    share = 0.5 if point["schedule"] == "cosine" else 1.0
-    return Dose(round(share * lr * decay * STEPS[size], 6), round(lr * STEPS[size], 6))
+    return Dose(round(lr * decay * STEPS[size], 6), round(lr * STEPS[size], 6))
 
 
 def measure(point: Point, size: Size) -> list[Row]:
-    """Windows of norm and rotation for each exponent and seed, the last with the loss."""
-    steps = STEPS[size]
-    run = functools.partial(one, point["optimizer"], point["schedule"], steps)
-    decays = jnp.array([numbers(point["optimizer"], e, steps)[1] for e in EXPONENTS])
-    curve, loss = digits.over_seeds(
-        lambda key: jax.lax.map(lambda decay: run(decay, key), decays), SEEDS
-    )
+    """Windows of norm and rotation for each schedule, exponent and seed, the last with the loss."""
+    optimizer, steps = point["optimizer"], STEPS[size]
+    cases = list(itertools.product(("constant", "cosine"), EXPONENTS))
+    falls = [float(name == "cosine") for name, _ in cases]
+    decays = [numbers(optimizer, exponent, steps)[1] for _, exponent in cases]
+    run = functools.partial(one, optimizer, steps)
+    curve, loss = digits.over_seeds(run, SEEDS, falls, decays)
     rows = []
-    for (e, exponent), s, w in itertools.product(
-        enumerate(EXPONENTS), range(SEEDS), range(WINDOWS)
+    for s, (i, (name, exponent)), w in itertools.product(
+        range(SEEDS), enumerate(cases), range(WINDOWS)
     ):
-        row = {"exponent": exponent, "seed": s, "step": (w + 1) * steps // WINDOWS}
-        row |= {name: float(values[s, e, w]) for name, values in curve.items()}
-        rows.append(row | ({"loss": float(loss[s, e])} if w == WINDOWS - 1 else {}))
+        row = {
+            "schedule": name,
+            "exponent": exponent,
+            "seed": s,
+            "step": (w + 1) * steps // WINDOWS,
+        }
+        row |= {column: float(values[s, i, w]) for column, values in curve.items()}
+        rows.append(row | ({"loss": float(loss[s, i])} if w == WINDOWS - 1 else {}))
     return rows
 
 
-def make_optimizer(optimizer: str, schedule: str, decay: jax.Array, steps: int):
+def schedule(lr: float, falls: jax.Array, steps: int) -> wdlab.schedules.Schedule:
+    """A half cosine to 0, or a constant, which one may be traced."""
+    cosine = grids.cosine(lr, steps)
+    return wdlab.schedules.with_peak(lambda count: jnp.where(falls, cosine(count), lr), lr)
+
+
+def make_optimizer(optimizer: str, falls: jax.Array, decay: jax.Array, steps: int):
     """The hidden matrices' optimizer and AdamW without decay for the rest."""
     lr, _ = numbers(optimizer, 0.0, steps)  # The same for every exponent.
-    rest, rate = task.schedule(schedule, RATE, steps), task.schedule(schedule, lr, steps)
+    rest, rate = schedule(RATE, falls, steps), schedule(lr, falls, steps)
     if optimizer == "AdamW":
         return wdlab.optimizers.adamw(rate, weight_decay=decay, coupling="lr", rules=HIDDEN)
     return wdlab.optimizers.muon(
@@ -101,13 +110,13 @@ def make_optimizer(optimizer: str, schedule: str, decay: jax.Array, steps: int):
     )  # fmt: skip
 
 
-def one(optimizer: str, schedule: str, steps: int, decay: jax.Array, key: jax.Array):
+def one(optimizer: str, steps: int, key: jax.Array, falls: jax.Array, decay: jax.Array):
     """The curve of one training and its loss on samples that it has not seen."""
     teacher_key, start_key, data_key, _, held_key = jax.random.split(key, 5)
     teacher = task.mlp(teacher_key, (task.INPUTS, task.TEACHER, task.CLASSES), norm=False)
     widths = (task.INPUTS, *2 * (task.HIDDEN["tiny"],), task.CLASSES)
     params = task.mlp(start_key, widths, norm=True)
-    tx = make_optimizer(optimizer, schedule, decay, steps)
+    tx = make_optimizer(optimizer, falls, decay, steps)
 
     def step(carry, key):
         params, state = carry

@@ -35,7 +35,7 @@ from wdlab.preconditioners import scale_by_adam
 from . import digits
 from .error_bars import with_spread
 from .paired import agreement, difference, is_lower, word
-from .rows import Point, Row
+from .rows import Point, Row, rows_over
 from .study import Size, Study, Summary, main, spread
 
 AT = (1, 2, 4, 6, 8, 10, 20, 50, 100, 300, 1_000)
@@ -47,10 +47,8 @@ B2 = {"tiny": 0.99, "paper": 0.999}  # in training: warm-up is a fifth of the st
 
 
 def points(size: Size) -> Sequence[Point]:
-    """Two b2 for the variance; every way at every learning rate."""
-    training = [
-        {"what": "training", "way": way, "lr": lr, "b2": B2[size]} for way in WAYS for lr in RATES
-    ]
+    """Two b2 for the variance; every way, its learning rates as one program."""
+    training = [{"what": "training", "way": way, "b2": B2[size]} for way in WAYS]
     return [*({"what": "variance", "b2": b2} for b2 in (0.999, 0.95)), *training]
 
 
@@ -58,7 +56,7 @@ def measure(point: Point, size: Size) -> list[Row]:
     """Variance of psi at some steps, or losses of a training."""
     if point["what"] == "variance":
         return variances(point["b2"])
-    return training(point["way"], point["lr"], point["b2"], STEPS[size])
+    return training(point["way"], point["b2"], STEPS[size])
 
 
 def rho(step: float, b2: float) -> float:
@@ -98,21 +96,21 @@ def variances(b2: float) -> list[Row]:
     return rows
 
 
-def training(way: str, lr: float, b2: float, steps: int) -> list[Row]:
-    """Losses of one way at one learning rate, a row per seed."""
+def training(way: str, b2: float, steps: int) -> list[Row]:
+    """Losses of one way, a row per seed and learning rate."""
     warmup = round(2 / (1 - b2)) if way == "warm-up" else 0
-    threshold = 4.0 if way == "RAdam" else None
-    rate = wdlab.schedules.warmup_constant(lr, warmup_steps=warmup) if warmup else lr
-    adam = scale_by_adam(b2=b2, rectification_threshold=threshold)
-    tx = optax.chain(adam, optax.scale_by_learning_rate(rate))
+    shape = wdlab.schedules.constant(1.0)
+    if warmup:
+        shape = wdlab.schedules.warmup_constant(1.0, warmup_steps=warmup)
+    adam = scale_by_adam(b2=b2, rectification_threshold=4.0 if way == "RAdam" else None)
 
-    def run(key):
+    def run(key, lr):
+        tx = optax.chain(adam, optax.scale_by_learning_rate(lambda count: lr * shape(count)))
         params = digits.init(key, 6 * (64,))
         _, _, seen = digits.train(tx, params, key, steps=steps, noise=0.5)
         return {"loss": seen["batch_loss"][-steps // 10 :].mean()}
 
-    loss = digits.over_seeds(run, SEEDS)["loss"]
-    return [{"seed": seed, "loss": float(loss[seed])} for seed in range(SEEDS)]
+    return rows_over(digits.over_seeds(run, SEEDS, RATES), seed=range(SEEDS), lr=RATES)
 
 
 def losses(rows: list[Row], way: str, lr: float) -> np.ndarray:

@@ -71,14 +71,17 @@ def logits(agrees):
 
     def measure(point, size):
         del size
-        free = point["decay"] == "none" if agrees else True
-        wrong = free and agrees and point["form"] == "flash_bf16"
-        size_of = lambda lr: 1 + (lr if agrees else -lr) * (1 + free)  # noqa: E731
-        return [
-            {"seed": s, "lr": lr, "step": w, "logit": size_of(lr) + s / 1e3,
-             "log_z": size_of(lr) + s / 1e3, "loss": 1 + (wrong and lr > 0.2 and w > 15)}
-            for s, lr, w in itertools.product(range(5), logit_growth.RATES, range(20))
-        ]  # fmt: skip
+
+        def row(s, decay, lr, w):
+            free = decay == "none" if agrees else True
+            wrong = free and agrees and point["form"] == "flash_bf16" and lr > 0.2 and w > 15
+            seen = 1 + (lr if agrees else -lr) * (1 + free) + s / 1e3
+            return {"seed": s, "decay": decay, "lr": lr, "step": w} | {
+                "logit": seen, "log_z": seen, "loss": 1 + wrong
+            }  # fmt: skip
+
+        axes = range(5), logit_growth.DECAYS, logit_growth.RATES, range(20)
+        return [row(*case) for case in itertools.product(*axes)]
 
     return measure
 
@@ -115,5 +118,5 @@ def test_the_last_point_of_the_logits_trains(monkeypatch):
     for name, value in changed.items():
         monkeypatch.setattr(logit_growth, name, value)
     rows = logit_growth.measure(logit_growth.points("tiny")[-1], "tiny")
-    assert len(rows) == 2 * 2 * 20
+    assert len(rows) == 2 * 3 * 2 * 20
     assert all(np.isfinite([row[c] for c in logit_growth.COLUMNS]).all() for row in rows)
