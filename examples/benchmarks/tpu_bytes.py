@@ -97,4 +97,6 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # JAX keeps a program that is compiled for absent chips, and cannot read it again.
+    jax.config.update("jax_enable_compilation_cache", False)
     sys.exit(main())

@@ -209,4 +209,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # JAX keeps a program that is compiled for absent chips, and cannot read it again.
+    jax.config.update("jax_enable_compilation_cache", False)
     sys.exit(main())

@@ -4,8 +4,8 @@ import math
 import re
 from typing import Any
 
-from .program import Instruction, Program
-from .traffic import collectives_of
+from .program import Program
+from .traffic import Collective, collectives_of
 
 
 def collectives(program: Program) -> dict[str, tuple[int, float]]:
@@ -16,9 +16,9 @@ def collectives(program: Program) -> dict[str, tuple[int, float]]:
 
     Returns:
       Kind -> (how many of them run, bytes that one device sends), those in loops counted as often
-      as they run. Of n devices, with s the bytes of the result, each sends (n - 1)/n s in a gather
-      or an exchange, 2 (n - 1)/n s in a sum that all get, (n - 1) s in one that is scattered, s in
-      a permutation: the ring algorithms.
+      as they run. Of n devices, with s the bytes of the whole array, each sends (n - 1)/n s in a
+      gather, an exchange or a sum that is scattered, twice that in a sum that all get, s in a
+      permutation: the ring algorithms.
 
     Example:
       >>> collectives(Program('''ENTRY %main (p: f32[4]) -> f32[16] {
@@ -27,19 +27,21 @@ def collectives(program: Program) -> dict[str, tuple[int, float]]:
       {'all-gather': (1, 48.0)}
     """
     found: dict[str, tuple[int, float]] = {}
-    for instruction, _, _, times in collectives_of(program):
-        kind = instruction.opcode.removesuffix("-start")
-        count, size = found.get(kind, (0, 0.0))
-        found[kind] = count + times, size + times * sent_bytes(instruction)
+    for sent in collectives_of(program):
+        count, size = found.get(sent.kind, (0, 0.0))
+        found[sent.kind] = count + sent.times, size + sent.times * sent_bytes(sent)
     return dict(sorted(found.items()))
 
 
-def sent_bytes(collective: Instruction) -> float:
+def sent_bytes(collective: Collective) -> float:
     """Bytes that one device sends in it, by the ring algorithms."""
-    kind = collective.opcode.removesuffix("-start")
-    sizes = [array.plain_bytes for array in collective.arrays]
-    started = collective.opcode.endswith("-start")  # A start has operand and result.
-    return _share(kind, _group_size(collective.rest)) * (max(sizes) if started else sum(sizes))
+    opcode, n = collective.instruction.opcode, _group_size(collective.instruction.rest)
+    sizes = [array.plain_bytes for array in collective.instruction.arrays]
+    size = max(sizes) if opcode.endswith("-start") else sum(sizes)  # A start has its operand too.
+    whole = n * size if opcode == "reduce-scatter" else size
+    if collective.kind == "collective-permute":
+        return whole
+    return (2 if collective.kind == "all-reduce" else 1) * (n - 1) / n * whole
 
 
 def _group_size(rest: str) -> int:
@@ -51,12 +53,6 @@ def _group_size(rest: str) -> int:
     if groups := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
         return groups[1].count(",") + 1
     return 2
-
-
-def _share(kind: str, n: int) -> float:
-    part = (n - 1) / n
-    shares = {"all-reduce": 2 * part, "reduce-scatter": n - 1.0, "collective-permute": 1.0}
-    return shares.get(kind, part)
 
 
 def matmul_flops(jaxpr: Any) -> int:

@@ -56,6 +56,17 @@ class Collective(NamedTuple):
     fused: bool  # Whether that is inside of a fusion.
     times: int
 
+    @property
+    def kind(self) -> str:
+        """Its operation; a scattered sum also where a TPU's text has a sum and a slice of it.
+
+        XLA makes one operation of the two, by its emitters named AllReduceScatterFusion.
+        """
+        kind = self.instruction.opcode.removesuffix("-start")
+        users = self.computation.users[self.instruction.name] if self.fused else []
+        sliced = bool(users) and all(user.opcode == "dynamic-slice" for user in users)
+        return "reduce-scatter" if kind == "all-reduce" and sliced else kind
+
 
 def collectives_of(program: Program) -> list[Collective]:
     """Each collective once: one that overlaps with others stands in several of their fusions."""

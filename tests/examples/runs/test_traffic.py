@@ -6,6 +6,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from examples.runs.errors import UserError
+from examples.runs.hlo import collectives
 from examples.runs.parts import Parts, costs
 from examples.runs.program import Program
 from examples.runs.slices import devices_of
@@ -148,6 +149,23 @@ def test_a_collective_beside_other_work_counts_once():
     assert found["MLP"].flops == 2 * 8 * 128 * 128
 
 
+def test_a_sum_that_is_cut_in_its_fusion_is_a_scattered_one():
+    text = """%all-reduce-scatter (p: f32[8,128]) -> f32[2,128] {
+  %p = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %sum = f32[8,128]{1,0:T(8,128)} all-reduce(%p), channel_id=3, replica_groups={{0,1,2,3}}, to_apply=%add
+  %id = u32[] partition-id()
+  %zero = u32[] constant(0)
+  ROOT %part = f32[2,128]{1,0:T(2,128)} dynamic-slice(%sum, %id, %zero), dynamic_slice_sizes={2,128}
+}
+
+ENTRY %main (a: f32[8,128]) -> f32[2,128] {
+  %a = f32[8,128]{1,0:T(8,128)} parameter(0)
+  ROOT %fusion = f32[2,128]{1,0:T(2,128)} fusion(%a), kind=kCustom, calls=%all-reduce-scatter
+}"""  # noqa: E501
+    assert collectives(Program(text)) == {"reduce-scatter": (1, 3 / 4 * TILE)}
+    assert hbm_bytes(text) == TILE + 2 * ROW
+
+
 def test_a_batch_of_products_is_counted_without_the_positions_that_do_not_meet():
     text = """ENTRY %main (a: f32[12,4,8], b: f32[12,8,16]) -> f32[12,4,16] {
   %a = f32[12,4,8]{2,1,0} parameter(0)
@@ -218,6 +236,8 @@ def test_collectives_read_their_operand_and_write_their_result(devices):
     assert hbm_bytes(text) == pytest.approx(2 * size, rel=1e-3)
     text = _compiled(lambda a: a.sum(0), (4, 4096, 4096), placed=split, result=split)
     assert hbm_bytes(text) == pytest.approx(size + size / 4, rel=1e-3)
+    sent = collectives(Program(text))
+    assert sent["reduce-scatter"] == (1, pytest.approx(3 / 4 * size, rel=0.02))  # Filled up.
     text = _compiled(lambda a: a, (16384, 4096), placed=split, result=copies)
     gather = [m for m in hbm_traffic(Program(text)) if m.instruction.opcode == "all-gather"]
     assert [(m.read, m.written) for m in gather] == [(size, 4 * size)]
