@@ -17,7 +17,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 from tests.conventions.lists import LIVE
 from tests.oracles import package_variants, run_optax, run_torch, run_wdlab
 from tests.oracles.compare import BOUNDS, DTYPES, deviation
-from tests.oracles.trajectories import DECAYS, PEAK_LEARNING_RATE
+from tests.oracles.trajectories import PEAK_LEARNING_RATE
 from wdlab import conventions  # noqa: E402
 from wdlab.conventions import REQUIRED  # noqa: E402
 from wdlab.optimizers import assemble  # noqa: E402
@@ -127,7 +127,7 @@ def error_of(name, variant, weight_decay, dtype):
     return deviation(runner(name), name, arguments, make, dtype, theirs_in=theirs_in)
 
 
-@pytest.mark.parametrize("weight_decay", DECAYS)
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])  # 0.01 in float32.
 @pytest.mark.parametrize(("name", "variant"), CASES)
 def test_equals_the_package_in_float64(name, variant, weight_decay, record_property):
     scale = 0.1 if name == "optax.adafactor" else 1.0  # Per step: the rate is no factor.
