@@ -25,6 +25,8 @@ _EMBEDDING = (
     r"(.*/)?(embeddings?|pos_emb(edding)?|(wte|wpe|[^/]*embed[^/]*)(/(embedding|weight|w))?)"
 )
 _MATRIX = r"(.*/)?(kernel|w|weight)"
+# A weight at any rank; the first alternative is a tree that is one array.
+_WEIGHT = r"|(.*/)?(kernel|w|W|weights|embedding)(_?\d+)?"
 # The recurrence's own parameters in Mamba (A_log, D, dt_bias), S4, S5, LRU, RG-LRU and RWKV.
 _RECURRENCE = (
     r"(.*/)?((log_|inv_)?A_(log|real|imag)|Lambda_(re|im)|(log|inv)_(dt|step)|dt_bias"
@@ -41,7 +43,7 @@ ALL = (Rule(".*"),)
 NO_BIAS_OR_NORM = (
     Rule(_BIAS, 0.0, optional=True),
     Rule(_NORM, 0.0, optional=True),
-    Rule(r"|(.*/)?(kernel|w|W|weights|embedding)(_?\d+)?", optional=True),
+    Rule(_WEIGHT, optional=True),
     Rule(".*", 0.0, ndim=(0, 1), optional=True),
     Rule(".*", optional=True),
 )
@@ -175,6 +177,7 @@ def _matches(pattern: str, path: str) -> bool:
 _SHORT = {
     _BIAS: "<bias>",
     _NORM: "<norm>",
+    _WEIGHT: "<weight>",
     _RECURRENCE: "<recurrence>",
     _ANY_EMBEDDING: "<embedding>",
 }
