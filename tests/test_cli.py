@@ -46,6 +46,11 @@ def test_a_conversion_begins_with_the_number(run):
         assert conventions.get(name).equation in out
 
 
+def test_flags_have_hyphens_or_underscores(run):
+    line = "convert 0.1 --learning-rate=6e-4 --from torch.AdamW --to tfa.AdamW"
+    assert run(line) == run(line.replace("learning-rate", "learning_rate"))
+
+
 @pytest.mark.parametrize("name", ["t5x.Adafactor", "T5X.adafactor"])
 def test_one_convention_is_its_text(run, name):
     convention = conventions.get("t5x.Adafactor")

@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ...
     0
     """
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _parser().parse_args([_as_written_here(word) for word in words])
     try:
         status = arguments.run(arguments)
         sys.stdout.flush()
@@ -53,6 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"wdlab: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return status
+
+
+def _as_written_here(word: str) -> str:
+    """A flag with hyphens: the example programs' have underscores, and both are understood.
+
+    >>> _as_written_here("--weight_decay=0.1"), _as_written_here("a_name")
+    ('--weight-decay=0.1', 'a_name')
+    """
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value if flag.startswith("--") else word
 
 
 class _Parser(argparse.ArgumentParser):

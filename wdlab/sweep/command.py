@@ -61,7 +61,9 @@ def add_sweep(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--metric", default="val_loss", help="what is best when smallest")
     command.add_argument("--chunk", type=read_whole, help="runs side by side on a device")
     command.add_argument(
-        "--out_dir", default="out/sweep", help="folder; a sweep that was stopped goes on there"
+        *("--out_dir", "--out-dir"),  # As the examples have it, and as the other flags here.
+        default="out/sweep",
+        help="folder; a sweep that was stopped goes on there",
     )
 
 
