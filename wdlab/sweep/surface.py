@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.special import stdtrit
+import scipy
 
 from wdlab.sweep.table import Table
 
@@ -142,7 +142,11 @@ def separability(
         slopes = np.repeat([slope(losses_SxLxW[draw], ~flat_L)[0] for draw in draws], times)
         some = slopes[np.isfinite(slopes)]
         if some.size:
-            wide = stdtrit(seeds - 1, 0.975) * math.sqrt(seeds / (seeds - 1)) * some.std()
+            wide = (
+                scipy.special.stdtrit(seeds - 1, 0.975)
+                * math.sqrt(seeds / (seeds - 1))
+                * some.std()
+            )
             low, high = value - wide, value + wide
     within_L, placed_L = weights_L > 0, np.isfinite(places_L)
     flat = int((flat_L & (_weights(losses_SxLxW.mean(0), reach) > 0)).sum())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.special
+import scipy
 
 Array = Any
 
@@ -63,6 +63,11 @@ def select(which: Array, *cases: Array) -> Array:
 SELECT = Operation(("select_n",), select, _of_the_chosen)
 
 
+def _special(name: str) -> Callable[[Array], Array]:
+    """A function of scipy.special, which takes a tenth of a second to load: at its first use."""
+    return lambda x: getattr(scipy.special, name)(x)
+
+
 def _divide(a: Array, b: Array) -> Array:
     if a.dtype.kind == "f" or b.dtype.kind == "f":
         return a / b
@@ -74,12 +79,12 @@ ELEMENTWISE: dict[str, Callable[..., Array]] = {
     "and": np.bitwise_and, "asin": np.arcsin, "asinh": np.arcsinh, "atan": np.arctan,
     "atan2": np.arctan2, "atanh": np.arctanh, "cbrt": np.cbrt, "ceil": np.ceil,
     "clamp": lambda low, x, high: np.minimum(np.maximum(x, low), high), "conj": np.conj,
-    "cos": np.cos, "cosh": np.cosh, "digamma": scipy.special.digamma, "eq": np.equal,
-    "erf": scipy.special.erf, "erf_inv": scipy.special.erfinv, "erfc": scipy.special.erfc,
+    "cos": np.cos, "cosh": np.cosh, "digamma": _special("digamma"), "eq": np.equal,
+    "erf": _special("erf"), "erf_inv": _special("erfinv"), "erfc": _special("erfc"),
     "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "floor": np.floor, "ge": np.greater_equal,
     "gt": np.greater, "imag": np.imag, "is_finite": np.isfinite, "le": np.less_equal,
-    "lgamma": scipy.special.gammaln, "log": np.log, "log1p": np.log1p,
-    "logistic": scipy.special.expit, "lt": np.less, "max": np.maximum, "min": np.minimum,
+    "lgamma": _special("gammaln"), "log": np.log, "log1p": np.log1p,
+    "logistic": _special("expit"), "lt": np.less, "max": np.maximum, "min": np.minimum,
     "ne": np.not_equal, "neg": np.negative, "not": np.invert, "or": np.bitwise_or,
     "pow": lambda x, y: np.power(x.astype(np.result_type(x, 1.0)), y), "real": np.real,
     "rem": np.fmod, "round": np.round, "rsqrt": lambda x: 1 / np.sqrt(x), "sign": np.sign,
