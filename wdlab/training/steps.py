@@ -25,6 +25,7 @@ from jax.sharding import (
 from wdlab._core.transformation import with_extra_args
 from wdlab.rules import leaves_with_paths
 from wdlab.training.donation import DonatingStep
+from wdlab.training.gradients import check_gradients, one_number
 from wdlab.training.nonfinite import check_skips_outside
 
 PyTree = Any
@@ -46,8 +47,8 @@ def make_update(tx: optax.GradientTransformation) -> DonatingStep:
       be the same function at each step, or it is compiled again.
 
     Raises:
-      ValueError: From a step, if two arrays share a buffer, or ``tx`` is
-        ``MultiSteps(skip_nonfinite(...))``.
+      ValueError: From a step, if two arrays share a buffer, the gradients are not those of the
+        parameters, or ``tx`` is ``MultiSteps(skip_nonfinite(...))``.
 
     >>> import jax.numpy as jnp
     >>> update = make_update(optax.sgd(0.5))
@@ -66,6 +67,7 @@ def _update(tx: optax.GradientTransformation) -> Update:
         params: PyTree, opt_state: PyTree, grads: PyTree, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
         check_skips_outside(opt_state)
+        check_gradients(grads, params)
         updates, opt_state = tx.update(grads, opt_state, params, **extra_args)
         return optax.apply_updates(params, updates), opt_state
 
@@ -89,7 +91,8 @@ def make_train_step(
       with ``has_aux``; the first two arguments are donated.
 
     Raises:
-      ValueError: As from :func:`make_update`.
+      ValueError: As from :func:`make_update`; or if the loss is not one number, or not what
+        ``has_aux`` says.
 
     >>> import jax.numpy as jnp
     >>> step = make_train_step(lambda w, x: (w * x) ** 2, optax.sgd(0.25))
@@ -100,7 +103,7 @@ def make_train_step(
     if not callable(loss_fn):
         found = type(loss_fn).__name__
         raise TypeError(f"loss_fn is a {found}: write make_train_step(loss_fn, tx).")
-    update = _update(tx)
+    loss_fn, update = one_number(loss_fn, has_aux), _update(tx)
 
     def train_step(params: PyTree, opt_state: PyTree, *batch: Any) -> tuple[PyTree, PyTree, Any]:
         def value_fn(params: PyTree) -> jax.Array:
