@@ -205,6 +205,15 @@ def test_params_are_asked_for_where_they_are_read(name):
 
 
 @pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if member.rule])
+def test_a_gradient_that_would_be_stretched_over_its_parameter_is_refused(name):
+    """In some by Optax, which parts the leaves by their rank."""
+    tx, params, state, _ = first(name)
+    short = {"layer": {**gradients(0)["layer"], "kernel": jnp.ones(3)}}
+    with pytest.raises(ValueError, match=r"\(3,\)|tree|Expected named tuple"):
+        jax.eval_shape(tx.update, short, state, params)
+
+
+@pytest.mark.parametrize("name", [name for name, member in MEMBERS.items() if member.rule])
 def test_integers_that_would_decay_are_refused_at_init(name):
     with pytest.raises(TypeError, match="parameter 'layer/kernel' is int32"):
         MEMBERS[name].make(DECAY).init({"layer": {"kernel": jnp.zeros((4, 3), jnp.int32)}})

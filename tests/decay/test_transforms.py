@@ -208,13 +208,20 @@ def test_numpy_and_python_float_leaves_work(leaf):
     np.testing.assert_allclose(updates["w"], -0.5 * np.asarray(leaf))
 
 
-def test_scales_come_from_params_and_not_from_updates():
-    """Optax calls a mask function with params at init and with updates at update."""
-    params = {"kernel": jnp.full((2, 2), 4.0)}
-    tx = wdlab.decay_weights(0.5, rules=(Rule("kernel", ndim=2), Rule(".*", 0.0)))
-    flat_updates = {"kernel": jnp.zeros((1,))}  # Another rank: it must not decide.
-    updates, _ = tx.update(flat_updates, tx.init(params), params)
-    np.testing.assert_array_equal(updates["kernel"], -2.0)
+@pytest.mark.parametrize(
+    "tx",
+    [
+        wdlab.decay_weights(0.5),
+        wdlab.add_l2_gradient(0.5),
+        wdlab.optimizers.adamw(0.1, weight_decay=0.5, coupling="lr"),
+    ],
+)
+def test_a_gradient_of_another_shape_is_refused(tx):
+    params = {"block": {"kernel": jnp.ones((2, 3))}}
+    of_another = {"block": {"kernel": jnp.ones(3)}}
+    message = r"gradient of block/kernel has shape \(3,\), the parameter \(2, 3\)"
+    with pytest.raises(ValueError, match=message):
+        tx.update(of_another, tx.init(params), params)
 
 
 def test_a_shrink_of_exactly_one_is_the_most_and_a_scale_of_zero_changes_no_bit():

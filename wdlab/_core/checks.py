@@ -46,6 +46,26 @@ def require_params(name: str, params: Any) -> None:
         )
 
 
+def require_same_shapes(name: str, updates: Any, params: Any) -> None:
+    """Refuses an update that NumPy's rules would stretch over its parameter.
+
+    >>> require_same_shapes("adamw", {"w": np.ones(3)}, {"w": np.ones((2, 3))})
+    Traceback (most recent call last):
+    ValueError: adamw: the gradient of w has shape (3,), the parameter (2, 3). Write ...
+    """
+    given, own = jax.tree.leaves(updates), jax.tree_util.tree_leaves_with_path(params)
+    if len(given) != len(own):
+        return  # The walk over both trees says so.
+    for leaf, (path, param) in zip(given, own, strict=True):
+        if np.shape(leaf) != np.shape(param):
+            where = jax.tree_util.keystr(path, simple=True, separator="/") or "the parameter"
+            raise ValueError(
+                f"{name}: the gradient of {where} has shape {np.shape(leaf)}, the parameter "
+                f"{np.shape(param)}. Write tx.update(grads, opt_state, params), with the gradients "
+                "of these parameters."
+            )
+
+
 @contextlib.contextmanager
 def named_errors(name: str) -> Iterator[None]:
     """Puts a name before the messages of the checks inside.

@@ -65,7 +65,8 @@ def _values(schedule: Callable[[Any], Any], name: str) -> np.ndarray | None:
         traced, out = jax.make_jaxpr(schedule, return_shape=True)(np.int32(0))
     except Exception as error:  # noqa: BLE001  Whatever the user's function raises.
         raise TypeError(f"{wanted}; calling it raised {first_line(error)}") from None
-    if getattr(out, "shape", None) != () or out.dtype == np.bool_:
+    kind = getattr(out, "dtype", np.dtype(bool)).kind
+    if getattr(out, "shape", None) != () or kind in "bc":
         raise TypeError(f"{wanted}; it returned {out}.")
     try:
         with jax.ensure_compile_time_eval():

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_number, is_zero, require_params
+from wdlab._core.checks import check_number, is_zero, require_params, require_same_shapes
 from wdlab._core.dtypes import (
     check_leaf,
     in_each_dtype,
@@ -65,6 +65,7 @@ def map_decayed(
             f"{name}: {len(leaves)} updates for {len(made)} parameters; both must have the same "
             "structure. Write tx.update(grads, opt_state, params)."
         )
+    require_same_shapes(name, updates, params)
     strengths = {d.scale: in_each_dtype(coefficient * d.scale) for d in made}
     references = [None] * len(leaves) if reference is None else jax.tree.leaves(reference)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wdlab._core.checks import check_number
+from wdlab._core.checks import check_number, require_same_shapes
 from wdlab._core.dtypes import check_leaf, in_each_dtype, in_float32, is_fixed
 from wdlab._core.transformation import transformation
 from wdlab.decay import (
@@ -114,6 +114,7 @@ def complete(
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, PyTree]:
+        require_same_shapes(name, updates, params)
         leaves, (given, treedef) = jax.tree.leaves(params), jax.tree.flatten(updates)
         if not any(map(is_fixed, leaves)) or len(leaves) != len(given):
             return inner.update(updates, state, params, **extra_args)
