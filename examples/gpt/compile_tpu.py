@@ -91,6 +91,8 @@ def advice(config: Config, layout: Layout) -> list[str]:
     if config.mesh_fsdp < chips:
         found.append(f"--mesh_fsdp {chips}: weights and optimizer state over all chips")
     if config.remat == "none":
+        found.append("--remat dots: all but the products computed again in the backward pass")
+    if config.remat != "full":
         found.append("--remat full: activations computed again in the backward pass")
     if config.batch_size > chips:
         accumulation = config.gradient_accumulation_steps * config.batch_size // chips

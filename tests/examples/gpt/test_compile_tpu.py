@@ -31,6 +31,7 @@ def test_advice_says_what_is_left_to_do():
     advice = "\n".join(compile_tpu.advice(config, Layout(make_mesh(2, 2))))
     for flag in (
         "--mesh_fsdp 4",
+        "--remat dots",
         "--remat full",
         "--batch_size 4 --gradient_accumulation_steps 64",
     ):
