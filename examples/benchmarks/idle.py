@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in RUNS if args.only is None else [args.only]:
         for row in rows(after_warm_up(profiled(name))):
             table.add_row(name, *row)
-    Console().print(table)
+    Console(width=max(120, Console().width)).print(table)  # Whole names, in a file too.
     return 0
 
 
