@@ -5,6 +5,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from wdlab._core.equations import called_programs
+
 PyTree = Any
 _SAME = {"convert_element_type", "copy", "copy_p", "stop_gradient", "optimization_barrier"}
 
@@ -41,7 +43,7 @@ def _count(jaxpr: Any, weights: dict[Any, int], numbers: set[Any], found: list[i
     """Adds the products in a jaxpr; ``numbers`` are arrays with one number everywhere."""
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
-        inner = [eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params]
+        inner = called_programs(eqn.params)
         counts = []
         for body in [*inner, *eqn.params.get("branches", ())]:
             own = getattr(body, "jaxpr", body)

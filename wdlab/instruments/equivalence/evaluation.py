@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from wdlab._core.equations import called_programs, counts_of_scan
 from wdlab.instruments.plans import ELEMENTWISE, of_kind
 
 Array = Any
@@ -83,7 +84,7 @@ def _decimal(value: float) -> Array:
 
 def _equation(eqn: Any, given: list[Array], watched: list[Array] | None) -> list[Array]:
     name, params = eqn.primitive.name, eqn.params
-    inner = [params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params]
+    inner = called_programs(params)
     if name == "cond":
         which = int(np.clip(given[0], 0, len(params["branches"]) - 1))
         return evaluate(params["branches"][which], given[1:], watched)
@@ -134,14 +135,14 @@ def _numpy(results: Any) -> list[Array]:
 
 def _scan(eqn: Any, given: list[Array]) -> list[Array]:
     params = eqn.params
-    fixed, carried = params["num_consts"], params["num_consts"] + params["num_carry"]
-    carry, columns = given[fixed:carried], []
+    fixed, count = counts_of_scan(params)
+    carry, columns = given[fixed : fixed + count], []
     steps = range(params["length"])
     for n in reversed(steps) if params["reverse"] else steps:
-        rows = [x[n] for x in given[carried:]]
+        rows = [x[n] for x in given[fixed + count :]]
         results = evaluate(params["jaxpr"], [*given[:fixed], *carry, *rows])
-        carry = results[: params["num_carry"]]
-        columns.append(results[params["num_carry"] :])
+        carry = results[:count]
+        columns.append(results[count:])
     if params["reverse"]:
         columns.reverse()
     return [*carry, *(np.stack(column) for column in zip(*columns, strict=True))]

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from wdlab._core.equations import called_programs
 from wdlab.instruments.equivalence.arithmetic import ARITHMETIC, exponential, selected
 from wdlab.instruments.equivalence.normal_forms import ZERO, Algebra, Form
 from wdlab.instruments.plans import ELEMENTWISE, of_kind
@@ -74,7 +75,7 @@ class Symbolic:
 
     def _equation(self, eqn: Any, forms: list[Form]) -> list[Form]:
         name, params = eqn.primitive.name, eqn.params
-        inner = [params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in params]
+        inner = called_programs(params)
         if name == "cond":
             branches = [self.run(branch, forms[1:]) for branch in params["branches"]]
             cases = zip(eqn.outvars, zip(*branches, strict=True), strict=True)

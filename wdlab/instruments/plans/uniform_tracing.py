@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from wdlab._core.equations import called_programs, counts_of_scan
 from wdlab.instruments.plans.uniform_arrays import (
     JOINED,
     MOVED,
@@ -66,7 +67,7 @@ class _Tracing:
             return self._cond(params["branches"], operands)
         if name == "scan":
             return self._scan(eqn, operands)
-        inner = [params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params]
+        inner = called_programs(params)
         if inner and name != "shard_map":  # Its shapes are those of one device.
             return self.trace(inner[0], operands)
         if name == "iota" and np.prod(eqn.outvars[0].aval.shape) <= MOST_ENTRIES:
@@ -121,10 +122,7 @@ class _Tracing:
     def _scan(self, eqn: Any, operands: list[Number]) -> list[Number]:
         params, body = eqn.params, eqn.params["jaxpr"]
         length = params["length"]
-        if "ft_in" in params:  # From jax 0.12 on: the constants, what is carried, and the rows.
-            fixed, carried, _ = map(len, params["ft_in"].unpack())
-        else:
-            fixed, carried = params["num_consts"], params["num_carry"]
+        fixed, carried = counts_of_scan(params)
         if length * len(body.jaxpr.eqns) > _MOST_UNROLLED:
             return [self._program.unknown(operands, n) for n in range(len(eqn.outvars))]
         carry, rows = operands[fixed : fixed + carried], []

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jax.extend import core
 
+from wdlab._core.equations import called_programs
 from wdlab.instruments.equivalence.proof import Traced
 from wdlab.instruments.plans import of_kind
 
@@ -72,8 +73,6 @@ def _constants(closed: Any) -> Iterator[float]:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "scan":
             yield float(eqn.params["length"])
-        for key in ("jaxpr", "call_jaxpr", "fun_jaxpr", "cond_jaxpr", "body_jaxpr"):
-            if key in eqn.params:
-                yield from _constants(eqn.params[key])
-        for branch in eqn.params.get("branches", ()):
-            yield from _constants(branch)
+        loops = [eqn.params[key] for key in ("cond_jaxpr", "body_jaxpr") if key in eqn.params]
+        for inner in [*called_programs(eqn.params), *loops, *eqn.params.get("branches", ())]:
+            yield from _constants(inner)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from wdlab._core.equations import called_programs, counts_of_scan
 from wdlab.rules.traced_roles.degrees import Degrees, of_any, of_product
 from wdlab.rules.traced_roles.equations import results
 from wdlab.rules.traced_roles.marks import IOTA
@@ -86,8 +87,7 @@ class Walk:
         if name == "cond":
             return self._cond(params["branches"], operands)
         if name in _INLINED:
-            for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-                inner = params.get(key)
+            for inner in called_programs(params):
                 if inner is not None and _takes(inner, len(operands)):
                     return self.run(inner, operands)
         return results(self._notes, eqn, operands)
@@ -106,10 +106,7 @@ class Walk:
 
     def _scan(self, params: dict[str, Any], operands: list[Value]) -> list[Value]:
         body = params["jaxpr"]
-        if "ft_in" in params:  # From jax 0.12 on: the constants, what is carried, and the rows.
-            fixed, carried, _ = map(len, params["ft_in"].unpack())
-        else:
-            fixed, carried = params["num_consts"], params["num_carry"]
+        fixed, carried = counts_of_scan(params)
         constants, carry = operands[:fixed], operands[fixed : fixed + carried]
         slices = [without_first_dimension(x) for x in operands[fixed + carried :]]
 
