@@ -15,7 +15,7 @@ from examples import studies as package
 from examples.runs.errors import UserError, fail
 from examples.runs.flags import parse_dataclass
 
-from .study import Flags, Study, on_one_thread, run
+from .study import Flags, Study, for_small_programs, run
 from .table import RESULTS
 
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         flags = parse_dataclass(Flags, Flags(), argv, "python -m examples.studies.all")
         changed = []
-        on_one_thread(flags.size)
+        for_small_programs(flags.size)
         for study in studies():
             if flags.size not in study.sizes:
                 continue

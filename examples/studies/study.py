@@ -94,21 +94,22 @@ def main(study: Study, argv: Sequence[str]) -> int:
         if flags.size not in study.sizes:
             raise UserError(f"{study.name} has no size {flags.size}: {' or '.join(study.sizes)}")
         folder = Path(flags.out_dir or f"out/studies/{study.name}-{flags.size}")
-        on_one_thread(flags.size)
+        for_small_programs(flags.size)
         run(study, flags.size, folder)
     except (UserError, OSError) as error:
         return fail(error)
     return 0
 
 
-def on_one_thread(size: Size) -> None:
-    """Lets XLA compute on one thread, unless NPROC says otherwise; before JAX's first computation.
+def for_small_programs(size: Size) -> None:
+    """One thread and a quick compiler, unless NPROC and XLA_FLAGS say otherwise.
 
-    Operations as small as those of size tiny take up to twice the processor time on two threads,
-    and as long.
+    To be called before JAX's first computation. Operations of size tiny take up to twice the
+    processor time on two threads, and as long; and XLA compiles for longer than they run.
     """
     if size == "tiny":
         os.environ.setdefault("NPROC", "1")
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 
 def run(study: Study, size: Size, folder: Path) -> Summary:
