@@ -42,7 +42,7 @@ def trainer_of(*flags):
 
 
 def weights(folder):
-    like = {"params": model.shapes(parse(RUN)[1], 103)}  # Tokens of its text.
+    like = {"params": model.shapes(parse(RUN)[1], data_lib.embedded().vocab_size)}
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         restored = checkpoints.restore(like, check_settings=False, partial=True)
     assert restored.step == 5
