@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import datetime
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,11 @@ class Table:
         """The commits that the points were measured with."""
         return list(dict.fromkeys(row.get("commit", "unknown") for row in self._rows))
 
+    @property
+    def date(self) -> str:
+        """The day, UTC, on which the last point was measured."""
+        return self._rows[-1].get("date", "unknown")
+
     def has(self, point: Point) -> bool:
         """Whether a point is measured."""
         return any(row["point"] == _key(point) for row in self._rows)
@@ -53,6 +59,7 @@ class Table:
         if not rows:
             raise ValueError(f"no rows for the point {point}")
         shared = {"point": _key(point), "seconds": str(seconds / len(rows)), "commit": commit()}
+        shared["date"] = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
         self._rows += [shared | {k: str(v) for k, v in row.items()} for row in rows]
         columns = list(dict.fromkeys(name for row in self._rows for name in row))
         with replacing(self.path) as part, open(part, "w", newline="") as file:

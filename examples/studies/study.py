@@ -6,7 +6,6 @@ JSON file, ``NAME-SIZE.json``; :mod:`examples.studies.table` takes it into the r
 """
 
 import dataclasses
-import datetime
 import functools
 import importlib.metadata
 import json
@@ -140,7 +139,7 @@ def run(study: Study, size: Size, folder: Path) -> Summary:
         "doses": [d._asdict() | p for p, d in zip(points, doses, strict=bool(doses))],
         "numbers": {name: _plain(value) for name, value in summary.numbers.items()},
         "cpu_seconds": round(table.seconds, 1),
-        "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+        "date": table.date,
         "device": jax.devices()[0].device_kind,
         "commit": ", ".join(table.commits),
         "versions": {"python": platform.python_version()}
