@@ -70,8 +70,8 @@ def one_number(loss_fn: Callable[..., Any], has_aux: bool) -> Callable[..., Any]
             raise ValueError(
                 f"loss_fn returns {kind}: for a loss and something beside it write has_aux=True."
             )
-        shape = jnp.shape(found[0] if has_aux else found)
-        if shape:
+        loss: Any = found[0] if has_aux else found
+        if shape := jnp.shape(loss):
             raise ValueError(
                 f"loss_fn's loss has shape {shape}: it must be one number, as loss.mean() is."
             )
