@@ -88,7 +88,7 @@ class Walk:
             return self._cond(params["branches"], operands)
         if name in _INLINED:
             for inner in called_programs(params):
-                if inner is not None and _takes(inner, len(operands)):
+                if _takes(inner, len(operands)):
                     return self.run(inner, operands)
         return results(self._notes, eqn, operands)
 
