@@ -22,12 +22,11 @@ from rich.table import Table
 
 import wdlab
 from wdlab.preconditioners import COEFFICIENTS, newton_schulz
-from wdlab.training import opt_state_shardings
 
 from ..runs.errors import UserError, fail
 from ..runs.flags import parse_dataclass
 from ..runs.hlo import collectives
-from ..runs.layout import Layout
+from ..runs.layout import Layout, placed
 from ..runs.mesh import make_mesh
 from ..runs.program import Program
 from ..runs.slices import devices_of
@@ -80,7 +79,7 @@ def measure_shared(settings: Settings) -> Table:
         table.add_column(column, justify="right" if column[0] in "Gs" else "left")
     for row in MATRIX_ROWS:
         tx = row.ours()
-        state = placed(jax.eval_shape(tx.init, params), opt_state_shardings(tx, params))
+        state = wdlab.init_opt_state(tx, params)
         with layout.active():
             step: Any = wdlab.make_update(tx)
             compiled = step.lower(params, state, params).compile()
@@ -89,13 +88,6 @@ def measure_shared(settings: Settings) -> Table:
         kinds = ", ".join(f"{count} x {kind}" for kind, (count, _) in sent.items())
         table.add_row(row.name, f"{flops / 1e9:.1f}", f"{size / 2**20:.1f}", kinds)
     return table
-
-
-def placed(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Shapes that lie there."""
-    return jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, shardings
-    )
 
 
 def measure(settings: Settings) -> Table:

@@ -19,12 +19,12 @@ from rich.console import Console
 
 from examples.runs.errors import UserError, fail
 from examples.runs.hlo import collectives
-from examples.runs.layout import Layout
+from examples.runs.layout import Layout, placed
 from examples.runs.mesh import make_mesh
 from examples.runs.program import Program
 from examples.runs.roofline import CHIPS, GIB, Chip, Roofline, roofline
 from examples.runs.slices import INSTALL, devices_of
-from wdlab.training import opt_state_shardings
+from wdlab.training import init_opt_state
 
 from . import model, optim, step
 from .config import Config
@@ -60,19 +60,13 @@ def settings(name: str, flags: Sequence[str], chips: int) -> Config:
 def abstract_arguments(config: Config, layout: Layout, tx: Any) -> tuple[step.Carry, Any]:
     """Shapes and shardings of what the training step takes."""
 
-    def placed(shapes: Any, shardings: Any) -> Any:
-        return jax.tree.map(
-            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-            shapes, shardings,
-        )  # fmt: skip
-
     def copies(make: Any) -> Any:
         shapes = jax.eval_shape(make)
         return placed(shapes, jax.tree.map(lambda _: layout.copies, shapes))
 
     shapes = model.shapes(config, GPT2_VOCABULARY)
     params = placed(shapes, layout.parameters(shapes))
-    state = placed(jax.eval_shape(tx.init, params), opt_state_shardings(tx, params))
+    state = init_opt_state(tx, params)
     ema = params if config.ema_coef else None
     scalars = copies(lambda: (step.first_loss_scale(config), jnp.int32(0)))
     carry = step.Carry(params, state, ema, *scalars)

@@ -126,3 +126,16 @@ class Layout:
 
         shape = (*local.shape[:axis], count, *local.shape[axis + 1 :])
         return jax.make_array_from_callback(shape, self.batch_sharding(axis), part)
+
+
+def placed(shapes: PyTree, shardings: PyTree) -> PyTree:
+    """Shapes that lie there.
+
+    Example:
+      >>> where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+      >>> placed(jax.ShapeDtypeStruct((2,), "float32"), where).sharding == where
+      True
+    """
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings
+    )
