@@ -18,8 +18,9 @@ each with a 95 % interval: after the flow from epoch 24 the Hessian trace is low
 from epoch 6, and so is the test error. (Two seeds of width 8 with decay 0.015 and four flows found
 a lower trace at no learning rate, and a lower test error at two. Five of width 4 at 16x16 pixels
 and three rates: the trace higher at 0.1 and 0.15, the other four statements open. With the settings
-above and two threads two runs of the same seeds give other numbers from the first epochs on: one
-left all four statements open, the other found the trace higher at 0.1.)
+above the trainings amplify the last bits: on one machine two processes give the same numbers, with
+one thread as with two; another processor or compiler level gives others, of which the first left
+all four statements open, and three later ones found the trace higher at 0.1.)
 """
 
 import sys

@@ -5,7 +5,8 @@ learning rate 6e-4). At size ``paper`` these become the flags of ``examples.gpt.
 OpenWebText. At size ``tiny`` a GPT of 2 layers, width 32 and context 32 reads the text that ships
 with Python in batches of 8, its weights start at .02 sqrt(768 / width), the learning rate keeps its
 ratio to the peak, the schedule its shape, and the decay its exponent: lr * lambda * steps is that
-of the paper. Trainings that differ in the strength of the decay alone share one compiled program.
+of the paper. Trainings that differ in the strength of the decay alone, or in how their rules name
+the same parameters, share one compiled program; what was trained once is remembered.
 
 Before: width 64, context 64, start .02, peak 4e-3, 3 seeds, which took three times as long, moved
 the weights less (lr * steps 2.4 instead of 7.2) and left every question of decay open.
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import wdlab
 from examples.gpt import data, model, optim
 from examples.gpt import train as program
 from examples.gpt.config import Config
@@ -39,6 +41,7 @@ SEEDS = 5
 PAPER = {"learning_rate": 6e-4, "max_iters": 50_000}
 STEPS, PEAK = 600, 1.2e-2  # of the tiny training; PEAK stands for the paper's 6e-4
 WIDTH, WINDOWS = 32, 20  # of the tiny model; rows of a training's curve
+_FIRST: dict[Any, Config] = {}  # a training but for its rules, and what decays
 _EVALUATED = 256  # sequences per split
 
 
@@ -71,13 +74,29 @@ def train(config: Config, finetune: Config | None = None) -> list[Row]:
     With ``finetune`` the training goes on under its settings; those rows have phase "fine-tuning".
     """
     phases = {"training": config} | ({"fine-tuning": finetune} if finetune else {})
-    strengths = [(c.weight_decay, c.l2_reg) for c in phases.values()]
-    run = _program(*(with_decay(c, 0.0, 0.0) for c in phases.values()))
-    found = jax.device_get(run(jax.vmap(jax.random.key)(jnp.arange(SEEDS)), strengths))
+    found = _trained(*map(_as_first_written, phases.values()))
     return _rows(dict(zip(phases, found, strict=True)), {n: c.max_iters for n, c in phases.items()})
 
 
-@functools.lru_cache(maxsize=8)
+def _as_first_written(config: Config) -> Config:
+    """The same training, with the first rules that were seen to let the same parameters decay."""
+    ends = {"lr_decay_iters": config.lr_decay_steps, "min_lr": config.min_lr_value}
+    config = dataclasses.replace(config, **ends)
+    plain = dataclasses.replace(with_decay(config, 0, 0), rules="ALL", wd_substrings_include="")
+    scales = wdlab.decay_scales(model.shapes(config, 128), optim.decay_rules(config))
+    first = _FIRST.setdefault((plain, tuple(jax.tree.leaves(scales))), config)
+    return with_decay(first, config.weight_decay, config.l2_reg)
+
+
+@functools.cache
+def _trained(*phases: Config) -> list[Any]:
+    """Curve and ends of each phase, seeds first."""
+    run = _program(*(with_decay(c, 0.0, 0.0) for c in phases))
+    strengths = [(c.weight_decay, c.l2_reg) for c in phases]
+    return jax.device_get(run(jax.vmap(jax.random.key)(jnp.arange(SEEDS)), strengths))
+
+
+@functools.cache
 def _program(*phases: Config) -> Callable[..., list[Any]]:
     """All seeds, compiled once: ``(keys, strengths of each phase's decay) -> curve and ends``."""
     config, corpus = phases[0], data.embedded()

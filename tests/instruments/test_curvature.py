@@ -1,6 +1,7 @@
 """Curvature against dense Hessians and Jacobians of small nets, in float64."""
 
 import functools
+import itertools
 from functools import partial
 
 import jax
@@ -116,6 +117,21 @@ def test_the_loop_is_pyhessians(net, dense):
     found = instruments.hessian_trace(loss, net[0], key, net[1], tolerance=1e-2, min_probes=2)
     expected = twin_of_trace(dense, np.asarray(probe(jnp.arange(100))), 1e-2)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("sizes", [(2, 3, 2), (2**16, 3, 2**16, 3), (2**16,)])
+def test_signs_of_every_leaf_are_its_own(sizes):
+    """Small leaves are cut from one draw, large ones have one each."""
+    leaves = [
+        jnp.zeros((size, 8), dtype)
+        for size, dtype in zip(sizes, ["float32", "bfloat16"] * 2, strict=False)
+    ]
+    signs = rademacher_like(leaves, jax.random.key(0))
+    assert [(x.shape, x.dtype) for x in signs] == [(x.shape, x.dtype) for x in leaves]
+    drawn = np.concatenate([np.ravel(x) for x in signs])
+    assert set(drawn) == {-1.0, 1.0}
+    assert abs(drawn.mean()) < 4 / len(drawn) ** 0.5
+    assert not any(np.array_equal(a, b) for a, b in itertools.combinations(signs, 2))
 
 
 def test_the_loop_on_the_host_is_the_same_and_can_be_stopped(net):

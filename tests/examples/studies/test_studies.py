@@ -1,5 +1,6 @@
 """The studies: every one runs from points to summary, on trainings cut short."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -110,6 +111,20 @@ def test_the_tiny_training_learns_and_fine_tunes(monkeypatch):
     last = language.final(rows, "train_loss", "fine-tuning")
     assert last.max() < 0.75 * math.log(103)  # It starts at the logarithm of 103 characters.
     assert np.unique(last).size == language.SEEDS
+
+
+def test_rules_that_decide_alike_are_one_training():
+    def first(rules, **flags):
+        flags |= {"learning_rate": 6e-4, "max_iters": 50_000, "rules": rules, "bias": True}
+        return language._as_first_written(language.tiny(**flags))
+
+    bert = first("BERT", weight_decay=0.1)
+    assert first("NANOGPT", weight_decay=0.1, lr_decay_iters=50_000) == bert
+    assert first("NANOGPT", weight_decay=1.0) == dataclasses.replace(
+        bert, weight_decay=10 * bert.weight_decay
+    )
+    assert first("MINGPT", weight_decay=0.1) != bert  # It exempts the embeddings.
+    assert first("NANOGPT", weight_decay=0.1, lr_decay_iters=60_000) != bert
 
 
 def test_papers_numbers_keep_their_exponent_at_the_tiny_size():
