@@ -19,8 +19,9 @@ from epoch 6, and so is the test error. (Two seeds of width 8 with decay 0.015 a
 a lower trace at no learning rate, and a lower test error at two. Five of width 4 at 16x16 pixels
 and three rates: the trace higher at 0.1 and 0.15, the other four statements open. With the settings
 above the trainings amplify the last bits: on one machine two processes give the same numbers, with
-one thread as with two; another processor or compiler level gives others, of which the first left
-all four statements open, and three later ones found the trace higher at 0.1.)
+one thread as with two; another processor or compiler level gives others, and so do other probes of
+the trace. Of five runs two left all four statements open; three found the trace higher at 0.1, at
+the edge of the interval.)
 """
 
 import sys

@@ -108,10 +108,10 @@ def again(result: Result) -> list[str]:
 
     >>> run = {"date": "2026-12-01", "commit": "0a1b2c3", "agrees": "yes", "cpu_seconds": 31.2}
     >>> again({"repeats": [run | {"number": "loss 1.3", "remark": "Lower: yes."}]})
-    ['Run again on 2026-12-01 (commit 0a1b2c3, 31 CPU seconds): yes. loss 1.3. Lower: yes.']
+    ['Another run on 2026-12-01 (commit 0a1b2c3, 31 CPU seconds): yes. loss 1.3. Lower: yes.']
     """
     return [
-        f"Run again on {run['date']} (commit {run['commit']}, {run['cpu_seconds']:.0f} CPU "
+        f"Another run on {run['date']} (commit {run['commit']}, {run['cpu_seconds']:.0f} CPU "
         f"seconds): {run['agrees']}. {run['number']}. {run['remark']}".strip()
         for run in result.get("repeats", [])
     ]

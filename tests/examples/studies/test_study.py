@@ -207,7 +207,7 @@ def test_a_repeat_is_noted_beside_the_stored_result(repository, capsys):
     once, twice = result.pop("repeats")
     assert once == twice == {name: result[name] for name in once}
     assert result == json.loads(stored)
-    assert table.PAGE.read_text().count(f"Run again on {once['date']} (commit ") == 2
+    assert table.PAGE.read_text().count(f"Another run on {once['date']} (commit ") == 2
 
 
 def test_a_folder_without_a_result_is_one_line_on_stderr(repository, capsys):
