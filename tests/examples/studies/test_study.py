@@ -200,7 +200,7 @@ def test_a_repeat_is_noted_beside_the_stored_result(repository, capsys):
     assert table.main([f"--repeat={run}"]) == 1
     assert "no result squares-tiny.json is stored to repeat: use --add" in capsys.readouterr().err
     assert table.main([f"--add={run}"]) == 0
-    assert "Run again" not in table.PAGE.read_text()
+    assert "Another run" not in table.PAGE.read_text()
     stored = (table.RESULTS / "squares-tiny.json").read_text()
     assert table.main([f"--repeat={run}"]) == table.main([f"--repeat={run}"]) == 0
     result = json.loads((table.RESULTS / "squares-tiny.json").read_text())
