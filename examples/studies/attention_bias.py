@@ -77,13 +77,11 @@ def measure(point: Point, size: Size) -> list[Row]:
     programs = {name: _with_gradient(form) for name, form in FORMS.items()}
     rows: list[Row] = []
     late = slice(point["context"] // 2, None)
-    for seed, mean, ((others, ties), forms) in itertools.product(
-        range(SEEDS), MEANS, ASKED.items()
-    ):
+    for seed, mean, (others, ties) in itertools.product(range(SEEDS), MEANS, ASKED):
         q, k, v, d_out = heads(seed, point["context"], ties, mean, others)
         true = exact(q, k, v, late)
         size_of_delta = np.abs(d_out[:, late, 0] * true).sum(-1).mean()
-        for form in forms:
+        for form in ASKED[others, ties]:
             out, d_q = programs[form](q, k, v, d_out)
             wrong_delta = -np.asarray(d_q[:, late, 0, 1], float).mean() * WIDTH**0.5
             wrong_out = (np.asarray(out[:, late, 0], float) - true).mean()

@@ -82,10 +82,15 @@ def _as_first_written(config: Config) -> Config:
     """The same training, with the first rules that were seen to let the same parameters decay."""
     ends = {"lr_decay_iters": config.lr_decay_steps, "min_lr": config.min_lr_value}
     config = dataclasses.replace(config, **ends)
-    plain = dataclasses.replace(with_decay(config, 0, 0), rules="ALL", wd_substrings_include="")
-    scales = wdlab.decay_scales(model.shapes(config, 128), optim.decay_rules(config))
-    first = _FIRST.setdefault((plain, tuple(jax.tree.leaves(scales))), config)
+    plain = dataclasses.replace(config, rules="ALL", wd_substrings_include="")
+    first = _FIRST.setdefault((with_decay(plain, 0.0, 0.0), decay_scales(config)), config)
     return with_decay(first, config.weight_decay, config.l2_reg)
+
+
+def decay_scales(config: Config) -> tuple[float, ...]:
+    """What the rules give each tensor of the model."""
+    shapes = model.shapes(config, 128)  # Any number of tokens.
+    return tuple(jax.tree.leaves(wdlab.decay_scales(shapes, optim.decay_rules(config))))
 
 
 @functools.cache

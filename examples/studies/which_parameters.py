@@ -17,11 +17,7 @@ intervals: the training loss under BERT's rule is lower than where all decays. (
 import sys
 from collections.abc import Sequence
 
-import jax
 from matplotlib.figure import Figure
-
-import wdlab
-from examples.gpt import model, optim
 
 from . import language
 from .dose import Dose
@@ -56,11 +52,8 @@ def measure(point: Point, size: Size) -> list[Row]:
         flags |= {"batch_size": 8, "gradient_accumulation_steps": 32}
     name = f"which_parameters/{'-'.join(map(str, point.values()))}"
     rows = language.measure(size, name, "train_gpt2_small_block256", **flags, **point)
-    config = language.tiny(**flags, **point)
-    shapes = model.shapes(config, 128)
-    scales = jax.tree.leaves(wdlab.decay_scales(shapes, optim.decay_rules(config)))
-    decayed = [leaf for leaf, s in zip(jax.tree.leaves(shapes), scales, strict=True) if s]
-    share = {"decayed_tensors": len(decayed), "tensors": len(scales)}
+    scales = language.decay_scales(language.tiny(**flags, **point))
+    share = {"decayed_tensors": sum(map(bool, scales)), "tensors": len(scales)}
     return [row | share for row in rows]
 
 

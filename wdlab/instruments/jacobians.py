@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from wdlab._core.checks import check_number
 from wdlab._core.dtypes import widen
@@ -130,14 +130,12 @@ def rademacher_like(tree: PyTree, key: jax.Array) -> PyTree:
     """
     leaves, structure = jax.tree.flatten(tree)
     first_key, *keys = jax.random.split(key, 1 + len(leaves))
-    sizes = [jnp.size(leaf) for leaf in leaves if jnp.size(leaf) < _SMALL]
-    drawn = jax.random.rademacher(first_key, (sum(sizes),))
-    parts = iter(jnp.split(drawn, np.cumsum(sizes, dtype=int)[:-1]))
-
-    def signs(leaf: jax.Array, leaf_key: jax.Array) -> jax.Array:
-        shape, dtype = jnp.shape(leaf), jnp.result_type(leaf)
-        if jnp.size(leaf) < _SMALL:
-            return next(parts).reshape(shape).astype(dtype)
-        return jax.random.rademacher(leaf_key, shape, dtype)
-
-    return jax.tree.unflatten(structure, list(map(signs, leaves, keys)))
+    together, apart = ravel_pytree([leaf for leaf in leaves if jnp.size(leaf) < _SMALL])
+    drawn = iter(apart(jax.random.rademacher(first_key, together.shape, together.dtype)))
+    signs = [
+        next(drawn)
+        if jnp.size(leaf) < _SMALL
+        else jax.random.rademacher(k, jnp.shape(leaf), jnp.result_type(leaf))
+        for leaf, k in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, signs)
