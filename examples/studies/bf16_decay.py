@@ -13,6 +13,7 @@ lr * lambda; the share of the decay that arrives is log(mean theta_end / theta_0
 decay makes the norm of the kernels smaller than in the same training without decay.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -41,6 +42,7 @@ WRAPPERS = {
 SHRINKS = [float(2.0**-k) for k in range(6, 21, 2)]
 STEPS = {"tiny": (1_000, 2_000), "paper": (10_000, 50_000)}  # undriven, trained
 LR, DECAY, SEEDS = 1e-3, 0.1, 3
+DECAYS = (DECAY, 0.0)
 
 
 def points(size: Size) -> Sequence[Point]:
@@ -87,18 +89,24 @@ def arrived(way: str, steps: int) -> list[float]:
 def after_training(way: str, steps: int) -> list[Row]:
     """Norm of the kernels and losses after training, a row per seed."""
     storage, _, free = way.partition(", ")
-    dtype = jnp.float32 if storage == "float32" else jnp.bfloat16
-    tx = wdlab.optimizers.adamw(LR, weight_decay=0.0 if free else DECAY, coupling="lr")
-    tx = WRAPPERS[storage](tx)
+    seen = trained(storage, steps)
+    at = DECAYS.index(0.0 if free else DECAY)
+    return [{name: float(values[i, at]) for name, values in seen.items()} for i in range(SEEDS)]
 
-    def run(key):
+
+@functools.cache
+def trained(storage: str, steps: int) -> dict[str, np.ndarray]:
+    """What is seen after training with each decay, seeds first, as one program."""
+    dtype = jnp.float32 if storage == "float32" else jnp.bfloat16
+
+    def run(key, decay):
+        tx = WRAPPERS[storage](wdlab.optimizers.adamw(LR, weight_decay=decay, coupling="lr"))
         params = jax.tree.map(lambda p: p.astype(dtype), digits.init(key))
         params, *_ = digits.train(tx, params, key, steps=steps)
         kernels = [layer["kernel"].astype(jnp.float32) for layer in params["layers"]]
         return {"kernel_norm": optax.tree.norm(kernels), **digits.evaluate(params)}
 
-    seen = digits.over_seeds(run, SEEDS)
-    return [{name: float(values[i]) for name, values in seen.items()} for i in range(SEEDS)]
+    return digits.over_seeds(run, SEEDS, DECAYS)
 
 
 def draw(rows: list[Row]) -> Figure:

@@ -128,6 +128,7 @@ def _program(run: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(lambda keys, rows: jax.lax.map(lambda key: of_seed(key, rows), keys))
 
 
+@jax.jit
 def drawn_anew(params: Any, key: jax.Array) -> Any:
     """Other initial weights: every matrix and kernel normal, with its own standard deviation."""
     leaves, treedef = jax.tree.flatten(params)

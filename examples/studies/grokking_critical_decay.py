@@ -118,7 +118,9 @@ def init(key: jax.Array) -> dict[str, jax.Array]:
 
 def logits(params: dict[str, jax.Array]) -> jax.Array:
     """Of all pairs."""
-    return jnp.square(params["a"][:, None] + params["b"]) @ params["v"]
+    inner_PxPxH = jnp.square(params["a"][:, None] + params["b"])
+    rows_NxH = inner_PxPxH.reshape(-1, HIDDEN)  # With three axes the gradient takes longer.
+    return (rows_NxH @ params["v"]).reshape(MODULUS, MODULUS, MODULUS)
 
 
 def curves(rows: list[Row], column: str) -> dict[float, np.ndarray]:

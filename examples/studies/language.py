@@ -74,7 +74,8 @@ def train(config: Config, finetune: Config | None = None) -> list[Row]:
     With ``finetune`` the training goes on under its settings; those rows have phase "fine-tuning".
     """
     phases = {"training": config} | ({"fine-tuning": finetune} if finetune else {})
-    found = _trained(*map(_as_first_written, phases.values()))
+    configs = [_as_first_written(c) for c in phases.values()]
+    found = [jax.device_get(_trained(*configs[: i + 1])[1:]) for i in range(len(configs))]
     return _rows(dict(zip(phases, found, strict=True)), {n: c.max_iters for n, c in phases.items()})
 
 
@@ -94,40 +95,63 @@ def decay_scales(config: Config) -> tuple[float, ...]:
 
 
 @functools.cache
-def _trained(*phases: Config) -> list[Any]:
-    """Curve and ends of each phase, seeds first."""
-    run = _program(*(with_decay(c, 0.0, 0.0) for c in phases))
-    strengths = [(c.weight_decay, c.l2_reg) for c in phases]
-    return jax.device_get(run(jax.vmap(jax.random.key)(jnp.arange(SEEDS)), strengths))
+def _trained(*phases: Config) -> tuple[Any, Any, Any]:
+    """Where the next phase goes on, curve and ends of the last one; seeds first."""
+    *before, last = phases
+    keys, params = _trained(*before)[0] if before else _start(_of_model(last))
+    run = _program(with_decay(last, 0.0, 0.0))
+    after, curve = run(keys, params, (last.weight_decay, last.l2_reg))
+    return after, curve, _evaluation(_of_model(last))(after[1])
+
+
+def _of_model(config: Config) -> Config:
+    """The same without the optimizer's settings, which what only evaluates does not read."""
+    default = Config()
+    own = {name: getattr(default, name) for name in (*Config.OPTIMIZER, "max_iters")}
+    return dataclasses.replace(config, **own)
 
 
 @functools.cache
-def _program(*phases: Config) -> Callable[..., list[Any]]:
-    """All seeds, compiled once: ``(keys, strengths of each phase's decay) -> curve and ends``."""
-    config, corpus = phases[0], data.embedded()
-    tokens = jnp.asarray(corpus.train[: config.n_train_tokens], jnp.int32)
-    graph, start = model.create(config, corpus.vocab_size, 0)
+def _start(config: Config) -> tuple[jax.Array, Any]:
+    """Key and initial weights of each seed."""
+    keys = jax.vmap(jax.random.key)(jnp.arange(SEEDS))
+    params = model.create(config, data.embedded().vocab_size, 0)[1]
+    return keys, jax.vmap(digits.drawn_anew, (None, 0))(params, keys)
+
+
+@functools.cache
+def _program(config: Config) -> Callable[..., tuple[Any, Any]]:
+    """One phase of all seeds: ``(keys, params, strengths) -> ((keys, params) after it, curve)``."""
+    corpus = data.embedded()
+    tokens_N = jnp.asarray(corpus.train[: config.n_train_tokens], jnp.int32)
+    graph = model.make_graph(config, corpus.vocab_size)
+
+    def one(key, params, strengths, tokens):
+        key, phase_key = jax.random.split(key)
+        params, seen = _steps(graph, with_decay(config, *strengths), params, tokens, phase_key)
+        return (key, params), {k: v.reshape(WINDOWS, -1).mean(1) for k, v in seen.items()}
+
+    @jax.jit
+    def run(keys, params, strengths, tokens):  # A constant of this size compiles for seconds.
+        return jax.lax.map(lambda seed: one(*seed, strengths, tokens), (keys, params))
+
+    return functools.partial(run, tokens=tokens_N)
+
+
+@functools.cache
+def _evaluation(config: Config) -> Callable[[Any], dict[str, jax.Array]]:
+    """Losses of both splits and the norm of the weights, of all seeds, as one program."""
+    corpus = data.embedded()
+    graph = model.make_graph(config, corpus.vocab_size)
     asked = dataclasses.replace(config, eval_examples=_EVALUATED)
     parts = corpus.train, corpus.val
     windows_2xNxBxM = jnp.stack([data.evaluation_windows(p, corpus, asked) for p in parts])
 
-    def one(seed, strengths):
-        (key, params), found = seed, []
-        for settings, decays in zip(phases, strengths, strict=True):
-            key, phase_key = jax.random.split(key)
-            params, seen = _steps(graph, with_decay(settings, *decays), params, tokens, phase_key)
-            curve = {k: v.reshape(WINDOWS, -1).mean(1) for k, v in seen.items()}
-            train, val = jax.lax.map(functools.partial(_evaluate, graph, params), windows_2xNxBxM)
-            ends = {"train_loss": train, "val_loss": val, "weight_norm": optax.tree.norm(params)}
-            found.append((curve, ends))
-        return found
+    def of_seed(params):
+        train, val = jax.lax.map(functools.partial(_evaluate, graph, params), windows_2xNxBxM)
+        return {"train_loss": train, "val_loss": val, "weight_norm": optax.tree.norm(params)}
 
-    @jax.jit
-    def run(keys, starts, strengths):
-        return jax.lax.map(lambda seed: one(seed, strengths), (keys, starts))
-
-    draw = jax.vmap(digits.drawn_anew, (None, 0))  # Outside: one program for all settings.
-    return lambda keys, strengths: run(keys, draw(start, keys), strengths)
+    return jax.jit(lambda params: jax.lax.map(of_seed, params))
 
 
 def with_decay(config: Config, weight_decay: Any, l2_reg: Any) -> Config:

@@ -117,19 +117,20 @@ def loss_of(params: mantissa_dial.Params, tokens_BxM: jax.Array, attend: Callabl
         size = jnp.square(x_BxLxD).mean(-1, keepdims=True)
         return layer["scale"] * x_BxLxD * jax.lax.rsqrt(size + 1e-6)
 
+    dense = functools.partial(mantissa_dial.of_rows, jnp.matmul)
     x_BxLxD = params["embedding"][tokens_BxM[:, :-1]] + params["positions"]
     shape = (*x_BxLxD.shape[:2], mantissa_dial.HEADS, -1)
     largest = []
     for layer in params["blocks"]:
-        together = normed(x_BxLxD, layer["norm1"]) @ layer["qkv"]["kernel"]
+        together = dense(normed(x_BxLxD, layer["norm1"]), layer["qkv"]["kernel"])
         q, k, v = (part.reshape(shape) for part in jnp.split(together, 3, -1))
         scores = jnp.einsum("blhd,bmhd->bhlm", q, k) * jnp.tri(q.shape[1]) * q.shape[-1] ** -0.5
         largest.append(jnp.abs(scores).max())
         mixed = attend(q, k, v).reshape(x_BxLxD.shape)
-        x_BxLxD = x_BxLxD + mixed @ layer["out"]["kernel"]
-        inner = jax.nn.gelu(normed(x_BxLxD, layer["norm2"]) @ layer["up"]["kernel"])
-        x_BxLxD = x_BxLxD + inner @ layer["down"]["kernel"]
-    logits = normed(x_BxLxD, params["norm"]) @ params["head"]["kernel"]
+        x_BxLxD = x_BxLxD + dense(mixed, layer["out"]["kernel"])
+        inner = jax.nn.gelu(dense(normed(x_BxLxD, layer["norm2"]), layer["up"]["kernel"]))
+        x_BxLxD = x_BxLxD + dense(inner, layer["down"]["kernel"])
+    logits = dense(normed(x_BxLxD, params["norm"]), params["head"]["kernel"])
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, tokens_BxM[:, 1:]).mean()
     log_z = jnp.abs(jax.nn.logsumexp(logits, -1)).mean()
     seen = {"loss": loss, "logit": jnp.stack(largest).max(), "log_z": log_z}

@@ -17,6 +17,7 @@ largest that costs at most 10 % (the shoulder), at the scheme's learning rate (b
 the widths). The number is wdlab.sweep.surface's: octaves per octave of width; 0: it transfers.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -55,12 +56,20 @@ def points(size: Size) -> Sequence[Point]:
 
 
 def measure(point: Point, size: Size) -> list[Row]:
-    """Every learning rate, decay and seed of one width and scheme as one program."""
+    """One width and scheme; at the base width the schemes differ in the coupling alone."""
     is_mup, coupling, scale_decay = SCHEMES[point["scheme"]]
-    multiplier, steps = point[WIDTH] / BASE if is_mup else 1.0, STEPS[size]
-    shapes = {w: jax.eval_shape(lambda w=w: _init(w)) for w in (BASE, 2 * BASE, point[WIDTH])}
+    if point[WIDTH] == BASE:
+        is_mup = scale_decay = False
+    return [dict(row) for row in grid_of(point[WIDTH], is_mup, coupling, scale_decay, size)]
+
+
+@functools.cache
+def grid_of(width: int, is_mup: bool, coupling: str, scale_decay: bool, size: Size) -> list[Row]:
+    """Every learning rate, decay and seed as one program."""
+    multiplier, steps = width / BASE if is_mup else 1.0, STEPS[size]
+    shapes = {w: jax.eval_shape(lambda w=w: _init(w)) for w in (BASE, 2 * BASE, width)}
     widths = wdlab.groups.widths(
-        shapes[BASE], shapes[point[WIDTH]], layout="in_out", delta=shapes[2 * BASE]
+        shapes[BASE], shapes[width], layout="in_out", delta=shapes[2 * BASE]
     )
 
     def optimizer(h):
@@ -71,7 +80,7 @@ def measure(point: Point, size: Size) -> list[Row]:
         return wdlab.groups.mu_adamw(lr, widths, scale_decay=scale_decay, **options)
 
     def init(key):  # The readout's weights keep their size, its output is divided by the width.
-        return scaled_readout(_init(point[WIDTH], key), multiplier**0.5)
+        return scaled_readout(_init(width, key), multiplier**0.5)
 
     train = grids.overfitting(
         optimizer,

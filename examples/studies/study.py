@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+import threadpoolctl
 from matplotlib.figure import Figure
 
 from examples.runs import records
@@ -104,9 +105,11 @@ def for_small_programs(size: Size) -> None:
     """One thread and a quick compiler, unless NPROC and XLA_FLAGS say otherwise.
 
     To be called before JAX's first computation. Operations of size tiny take up to twice the
-    processor time on two threads, and as long; and XLA compiles for longer than they run.
+    processor time on two threads, NumPy's products too, and as long; and XLA compiles for longer
+    than they run.
     """
     if size == "tiny":
+        threadpoolctl.threadpool_limits(1)
         os.environ.setdefault("NPROC", "1")
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
