@@ -123,19 +123,20 @@ def _start(config: Config) -> tuple[jax.Array, Any]:
 def _program(config: Config) -> Callable[..., tuple[Any, Any]]:
     """One phase of all seeds: ``(keys, params, strengths) -> ((keys, params) after it, curve)``."""
     corpus = data.embedded()
-    tokens_N = jnp.asarray(corpus.train[: config.n_train_tokens], jnp.int32)
+    tokens = jnp.asarray(corpus.train[: config.n_train_tokens], jnp.int32)
     graph = model.make_graph(config, corpus.vocab_size)
 
-    def one(key, params, strengths, tokens):
+    def one(strengths, seed):
+        key, params = seed
         key, phase_key = jax.random.split(key)
         params, seen = _steps(graph, with_decay(config, *strengths), params, tokens, phase_key)
         return (key, params), {k: v.reshape(WINDOWS, -1).mean(1) for k, v in seen.items()}
 
     @jax.jit
-    def run(keys, params, strengths, tokens):  # A constant of this size compiles for seconds.
-        return jax.lax.map(lambda seed: one(*seed, strengths, tokens), (keys, params))
+    def run(keys, params, strengths):
+        return jax.lax.map(functools.partial(one, strengths), (keys, params))
 
-    return functools.partial(run, tokens=tokens_N)
+    return run
 
 
 @functools.cache
