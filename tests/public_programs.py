@@ -387,12 +387,15 @@ def equinox_mnist():
     return Program(optax.adamw(3e-4), model, 300, loss, batch, roles)
 
 
-PROGRAMS = {
-    "nanodo": nanodo,
-    "flax lm1b": lm1b,
+OF_NNX = {
     "flax mnist": lambda: flax_mnist(optax.sgd(0.1, 0.9), 4680),
     "flax mnist tutorial": lambda: flax_mnist(optax.adamw(0.005, 0.9), 1200),
     "flax miniGPT": mini_gpt,
+}
+PROGRAMS = {
+    "nanodo": nanodo,
+    "flax lm1b": lm1b,
+    **(OF_NNX if hasattr(nnx, "view") else {}),  # Flax 0.12.0 has not what they call.
     "haiku transformer": haiku_transformer,
     "equinox mnist": equinox_mnist,
 }

@@ -156,11 +156,12 @@ CONTAINERS = {
     "flat": lambda: traverse_util.flatten_dict(linen()),
     "flat, joined": lambda: traverse_util.flatten_dict(linen(), sep="/"),
     "nnx_state": nnx_state,
-    "nnx_pure": lambda: nnx.as_pure(nnx_state()),
     "nnx_pure_dict": lambda: nnx.to_pure_dict(nnx_state()),
     "equinox": lambda: {"dense": EqxDense(KERNEL, BIAS)},
     "named_tuple": lambda: {"dense": Pair(KERNEL, BIAS)},
 }
+if hasattr(nnx, "as_pure"):  # Flax 0.12.0 has none.
+    CONTAINERS["nnx_pure"] = lambda: nnx.as_pure(nnx_state())
 NO_BIAS = {"weight_decay": 1.0, "coupling": "lr", "rules": rules.NO_BIAS_OR_NORM}
 HALVED = {
     "decay_weights": lambda: wdlab.decay_weights(0.5, rules=rules.NO_BIAS_OR_NORM),
