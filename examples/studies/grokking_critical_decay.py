@@ -119,8 +119,7 @@ def init(key: jax.Array) -> dict[str, jax.Array]:
 def logits(params: dict[str, jax.Array]) -> jax.Array:
     """Of all pairs."""
     inner_PxPxH = jnp.square(params["a"][:, None] + params["b"])
-    rows_NxH = inner_PxPxH.reshape(-1, HIDDEN)  # With three axes the gradient takes longer.
-    return (rows_NxH @ params["v"]).reshape(MODULUS, MODULUS, MODULUS)
+    return digits.of_rows(jnp.matmul, inner_PxPxH, params["v"])
 
 
 def curves(rows: list[Row], column: str) -> dict[float, np.ndarray]:

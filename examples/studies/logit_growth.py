@@ -118,7 +118,7 @@ def loss_of(params: mantissa_dial.Params, tokens_BxM: jax.Array, attend: Callabl
         size = jnp.square(x_BxLxD).mean(-1, keepdims=True)
         return layer["scale"] * x_BxLxD * jax.lax.rsqrt(size + 1e-6)
 
-    dense = functools.partial(mantissa_dial.of_rows, jnp.matmul)
+    dense = functools.partial(digits.of_rows, jnp.matmul)
     x_BxLxD = params["embedding"][tokens_BxM[:, :-1]] + params["positions"]
     shape = (*x_BxLxD.shape[:2], mantissa_dial.HEADS, -1)
     largest = []

@@ -27,7 +27,7 @@ With these and 300 steps: none of 120.)
 import functools
 import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -139,12 +139,6 @@ def product(pattern: str, a: jax.Array, b: jax.Array, bits: int) -> jax.Array:
     return rounded(jnp.einsum(pattern, rounded(a), rounded(b)))
 
 
-def of_rows(product: Callable[..., jax.Array], x_BxLxD: jax.Array, kernel_DxE: jax.Array):
-    """The product, of all positions as rows: with three axes XLA's gradient takes twice as long."""
-    y_NxE = product(x_BxLxD.reshape(-1, x_BxLxD.shape[-1]), kernel_DxE)
-    return y_NxE.reshape(*x_BxLxD.shape[:-1], -1)
-
-
 def loss_of(params: Params, tokens_BxM: jax.Array, bits: int) -> jax.Array:
     """Mean cross-entropy of the next token, nats."""
 
@@ -153,7 +147,7 @@ def loss_of(params: Params, tokens_BxM: jax.Array, bits: int) -> jax.Array:
 
     def dense(x_BxLxD, name, layer):
         times = functools.partial(product, "nd,de->ne", bits=bits)
-        return of_rows(times, x_BxLxD, layer[name]["kernel"])
+        return digits.of_rows(times, x_BxLxD, layer[name]["kernel"])
 
     x_BxLxD = params["embedding"][tokens_BxM[:, :-1]] + params["positions"]
     future_LxL = jnp.triu(jnp.full((CONTEXT, CONTEXT), -jnp.inf), 1)
