@@ -149,6 +149,13 @@ def test_all_fails_loudly_where_an_answer_changes(repository, monkeypatch, capsy
     (repository / "squares-tiny.json").write_text('{"agrees": "no"}')
     assert all_studies.main(where) == 1
     assert "squares answers 'yes', stored is 'no'" in capsys.readouterr().err
+    result = {"agrees": "no", "repeats": [{"agrees": "in part"}, {"agrees": "no"}]}
+    (repository / "squares-tiny.json").write_text(json.dumps(result))
+    assert all_studies.main(where) == 1
+    assert "squares answers 'yes', stored is 'no' and 'in part'" in capsys.readouterr().err
+    result["repeats"].append({"agrees": "yes"})  # On another processor, say.
+    (repository / "squares-tiny.json").write_text(json.dumps(result))
+    assert all_studies.main(where) == 0
 
 
 def test_all_runs_each_study_that_has_the_size(repository, monkeypatch):
