@@ -17,10 +17,11 @@ from wdlab._core.equations import called_programs, counts_of_scan
 from wdlab.instruments.plans import ELEMENTWISE, of_kind
 
 Array = Any
+_NUMPY = (np.ndarray, np.generic)
 _MOST_ROUNDS = 1000  # Of a while loop.
 _SAME = {
-    "copy", "copy_p", "device_put", "mesh_cast", "reduce_precision", "reshard",
-    "sharding_constraint", "stop_gradient",
+    "copy", "copy_p", "device_put", "mesh_cast", "optimization_barrier", "reduce_precision",
+    "reshard", "sharding_constraint", "stop_gradient",
 }  # fmt: skip
 _COMPARISONS = {"ge", "gt", "le", "lt", "max", "min", "sign"}
 _REDUCTIONS = {
@@ -53,7 +54,7 @@ def evaluate(
             given = [
                 _constant(a.val) if isinstance(a, core.Literal) else known[a] for a in eqn.invars
             ]
-            known |= dict(zip(eqn.outvars, _equation(eqn, given, watched), strict=True))
+            known.update(zip(eqn.outvars, _equation(eqn, given, watched), strict=True))
     return [_constant(a.val) if isinstance(a, core.Literal) else known[a] for a in jaxpr.outvars]
 
 
@@ -83,23 +84,15 @@ def _decimal(value: float) -> Array:
 
 
 def _equation(eqn: Any, given: list[Array], watched: list[Array] | None) -> list[Array]:
-    name, params = eqn.primitive.name, eqn.params
-    inner = called_programs(params)
-    if name == "cond":
-        which = int(np.clip(given[0], 0, len(params["branches"]) - 1))
-        return evaluate(params["branches"][which], given[1:], watched)
-    if name == "scan":
-        return _scan(eqn, given)
-    if name == "while":
-        return _while(params, given)
-    if inner and name not in ("custom_root", "custom_linear_solve"):
-        return evaluate(inner[0], given, watched)
-    if name in _SAME or name == "optimization_barrier":
+    name = eqn.primitive.name
+    if name in _SAME:
         return given
     rule = _RULES.get(name)
-    if any(not isinstance(x, np.ndarray | np.generic) for x in given):
-        rule = None
-    if rule is not None:
+    if rule is None and name not in ELEMENTWISE:
+        found = _called(eqn, given, watched)
+        if found is not None:
+            return found
+    if rule is not None and all(isinstance(x, _NUMPY) for x in given):
         result = rule(eqn, *given)
         return list(result) if eqn.primitive.multiple_results else [np.asarray(result)]
     if watched is not None and name in _COMPARISONS and given[0].dtype.kind == "f":
@@ -107,6 +100,22 @@ def _equation(eqn: Any, given: list[Array], watched: list[Array] | None) -> list
     if name in ELEMENTWISE and not _wraps(eqn, given):
         return [np.asarray(ELEMENTWISE[name](*given))]
     return _bound(eqn, given)
+
+
+def _called(eqn: Any, given: list[Array], watched: list[Array] | None) -> list[Array] | None:
+    """The results of the programs that an equation calls; None where it calls none."""
+    name, params = eqn.primitive.name, eqn.params
+    if name == "cond":
+        which = int(np.clip(given[0], 0, len(params["branches"]) - 1))
+        return evaluate(params["branches"][which], given[1:], watched)
+    if name == "scan":
+        return _scan(eqn, given)
+    if name == "while":
+        return _while(params, given)
+    inner = called_programs(params)
+    if inner and name not in ("custom_root", "custom_linear_solve"):
+        return evaluate(inner[0], given, watched)
+    return None
 
 
 def _wraps(eqn: Any, given: list[Array]) -> bool:
@@ -126,7 +135,7 @@ def _bound(eqn: Any, given: list[Array]) -> list[Array]:
 
 
 def _jax(x: Array) -> Array:
-    return jnp.asarray(x) if isinstance(x, np.ndarray | np.generic) else x
+    return jnp.asarray(x) if isinstance(x, _NUMPY) else x
 
 
 def _numpy(results: Any) -> list[Array]:
