@@ -138,7 +138,7 @@ def test_dtypes_and_the_types_of_the_state_are_kept(name, x64):
     params, tx = {"layer": leaves}, MEMBERS[name].make(DECAY)
     before = tx.init(params)
     zeros = jax.tree.map(jnp.zeros_like, params)
-    run = tx.update if name in OWN else functools.partial(jax.eval_shape, tx.update)
+    run = jax.jit(tx.update) if name in OWN else functools.partial(jax.eval_shape, tx.update)
     updates, after = run(zeros, before, params)
     chex.assert_trees_all_equal_dtypes(updates, params)
     assert types(after) == types(before)

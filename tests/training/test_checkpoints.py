@@ -408,6 +408,7 @@ c = Checkpoints({os.fspath(folder)!r}, keep=1)
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("saves", "said", "steps"),
     [
@@ -430,6 +431,7 @@ def test_after_a_full_disk_was_freed_the_next_step_is_saved(saves, said, steps, 
         assert checkpoints.restore({"x": jnp.zeros(2**18)}).step == steps[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last_words", ["", "1 / 0", "c.close(); c.close()"])
 def test_a_script_that_ends_writes_what_it_saved_last(last_words, tmp_path):
     done = run(f"for step in range(3): c.save(step, state)\n{last_words}", tmp_path)

@@ -172,6 +172,7 @@ def different_lines():
     return kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", different_lines())
 def test_a_line_trains(line, data_dir, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)

@@ -61,6 +61,7 @@ def test_scores_far_from_zero_are_shifted_without_underflow():
         np.testing.assert_allclose(out, v, rtol=2**-7)
 
 
+@pytest.mark.slow
 def test_the_model_learns_with_it_and_rounds():
     def value_and_grad(form):
         config = dataclasses.replace(SMALL, n_layer=1, attention=form)

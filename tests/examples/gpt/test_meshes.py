@@ -53,6 +53,7 @@ def losses(folder):
     return [row["batch_loss"] for row in read(folder / "metrics.jsonl")[1:]]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_one_goes_on_with_theirs(tmp_path, capsys):
     one, two = tmp_path / "one", tmp_path / "two"
     program = ["examples.gpt.train", *RUN, "--max_iters=3", "--mesh_fsdp=2", f"--out_dir={two}"]

@@ -72,11 +72,13 @@ def test_long_prompts_top_k_temperature_and_padded_vocabularies():
     assert set(draw(config, params, prompt, count=50, temperature=1e3, **options)) == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_from_a_prompt_with_a_run_s_own_model(short_run, capsys):
     assert sample.main([str(short_run), "--sample_tokens=20"]) == 0
     assert capsys.readouterr().out == (short_run / "sample.txt").read_text("utf-8") + "\n"
 
 
+@pytest.mark.slow
 def test_the_command_takes_the_weights_prompt_and_seed_asked_for(short_run, monkeypatch, capsys):
     def told(graph, params, data, config, prompt):
         return f"{prompt} {float(params['wte']['embedding'].sum())} {config.random_seed}"

@@ -77,6 +77,7 @@ def test_the_same_seed_gives_the_same_bits_even_over_stale_rows(short_run, tmp_p
     assert "nothing to resume" in shown
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_and_stopped_continues_bit_for_bit(long_run, tmp_path, capsys):
     folder, rows = tmp_path / "run", 0
     command = ["-m", "examples.gpt.train", *LONG, f"--out_dir={folder}", "--resume"]
@@ -107,6 +108,7 @@ def copy_of(run, tmp_path):
     return shutil.copytree(run, tmp_path / "copy")
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_made_longer(short_run, tmp_path):
     folder = copy_of(short_run, tmp_path)
     assert train(folder, *SHORT, "--max_iters=15", "--lr_decay_iters=12", "--resume") == 0
@@ -173,6 +175,7 @@ def test_nan_stops_the_run_with_the_last_good_step_saved(tmp_path, capsys):
 TUNED = [*SMALL, "--eval_interval=4", "--learning_rate=1e-4", "--no_decay_lr", "--max_iters=2"]
 
 
+@pytest.mark.slow
 def test_fine_tuning_goes_on_from_another_run_under_new_flags(short_run, tmp_path, capsys):
     source, folder = copy_of(short_run, tmp_path), tmp_path / "tuned"
     start_flags = ["--init_from=resume", f"--ckpt_path={source}"]

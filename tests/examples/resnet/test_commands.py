@@ -93,6 +93,7 @@ def different_commands():
     return sorted(set(kinds.values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", different_commands())
 def test_a_command_runs(command, images, tmp_path, monkeypatch):
     """The trace itself, a compilation of half a minute, is in test_resnet_model.py."""

@@ -59,6 +59,7 @@ def check_same_rows(folder, other):
         assert row == pytest.approx(wanted, rel=0, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_a_run_moves_between_meshes_and_stays_the_same(images, tmp_path, monkeypatch, capsys):
     """Two steps on 2 x 2 devices, three on 4, the rest on one: with BatchNorm and augmentation."""
     one, moved = tmp_path / "one", tmp_path / "moved"
@@ -126,6 +127,7 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(images):
         Trainer(parse([*LINEAR, f"--dataset={images}", "--mesh_data=3"]))
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     images = small_images.save(tmp_path, pixels=64)
     one, two = tmp_path / "one", tmp_path / "two"

@@ -76,6 +76,7 @@ def test_running_statistics_take_a_tenth_of_every_batch():
     assert float(mixed["mean"]) == pytest.approx(2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radius", [None, 1.0])
 @pytest.mark.parametrize("name", ["resnet18", "vgg16"])
 def test_scale_invariant_models_do_not_see_the_size_of_their_weights(name, radius, monkeypatch):

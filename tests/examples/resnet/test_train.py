@@ -30,6 +30,7 @@ def rows_of(folder):
     return records.read(folder / "metrics.jsonl")
 
 
+@pytest.mark.slow
 def test_a_run_leaves_records_checkpoints_and_a_picture(run):
     rows = rows_of(run)
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]
@@ -45,6 +46,7 @@ def test_a_run_leaves_records_checkpoints_and_a_picture(run):
     assert {p.name for p in (run / "checkpoints").iterdir()} >= {"12", "16"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [4, 10])
 def test_a_run_that_was_stopped_anywhere_continues_bit_for_bit(
     run, images, tmp_path, monkeypatch, done, capsys
@@ -73,6 +75,7 @@ def signal_self():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_is_refused(run, images, tmp_path, capsys):
     folder = shutil.copytree(run, tmp_path / "copy")
     argv = [*SMALL, f"--dataset={images}", f"--out_dir={folder}"]

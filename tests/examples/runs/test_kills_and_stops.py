@@ -14,6 +14,7 @@ from wdlab.training import CheckpointError, Checkpoints
 from wdlab.training import orbax_io as checkpoint_files
 
 
+@pytest.mark.slow
 def test_some_kills_and_signals(tmp_path):
     """In a process of its own, which forks the lives; 200 of each without --quick."""
     command = ["-m", "examples.benchmarks.reliability", "--quick", "kills", "signals"]

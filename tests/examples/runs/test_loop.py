@@ -115,6 +115,7 @@ def scratch(tmp_path_factory):
     return (tmp_path_factory.mktemp("run") / str(i) for i in itertools.count())
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(updates=st.integers(1, 3), bad=st.sets(st.integers(0, STEPS + 4), max_size=6))
 def test_calls_of_any_length_and_skipped_steps_leave_what_single_steps_leave(

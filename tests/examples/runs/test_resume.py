@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import wdlab
 from examples.gpt.flags import parse as parse_gpt
@@ -91,6 +92,7 @@ def check_every_step(make_trainer, scratch):
     return rows
 
 
+@pytest.mark.slow
 def test_the_gpt_goes_on_from_every_step(tmp_path):
     """Dropout, schedule, clipping, accumulation, moving average, grain; evaluations on the way.
 
@@ -105,6 +107,7 @@ def test_the_gpt_goes_on_from_every_step(tmp_path):
     assert rows.count("batch_loss") == 2
 
 
+@pytest.mark.slow
 def test_the_image_model_goes_on_from_every_step(images, tmp_path):
     """BatchNorm, augmentation, momentum, moving average, the sphere; within epochs and between."""
     config = parse_resnet([*RESNET, f"--dataset={images}"])
@@ -145,6 +148,7 @@ def steps(params, opt_state, iterator, count):
     return seen, {"params": params, "opt_state": opt_state}
 
 
+@pytest.mark.slow
 def test_rounding_accumulation_and_the_data_go_on_from_every_step(tmp_path):
     params = {"w": jnp.full(64, 0.5, jnp.bfloat16)}
     fresh = {"params": params, "opt_state": rounding().init(params)}

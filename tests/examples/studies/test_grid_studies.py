@@ -42,6 +42,7 @@ def bowl(train, grid, seeds):
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_a_study_of_a_grid_from_points_to_summary(name, tmp_path, monkeypatch):
     module = importlib.import_module(f"examples.studies.{name}")
@@ -56,6 +57,7 @@ def test_a_study_of_a_grid_from_points_to_summary(name, tmp_path, monkeypatch):
     assert (tmp_path / f"{name}-tiny.png").stat().st_size > 5_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_the_last_point_of_a_grid_study_trains(name, monkeypatch):
     module = importlib.import_module(f"examples.studies.{name}")

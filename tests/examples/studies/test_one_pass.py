@@ -81,6 +81,7 @@ def test_no_window_is_read_twice(monkeypatch):
     assert starts.max() + 33 <= 32 * 900
 
 
+@pytest.mark.slow
 def test_a_short_pass_learns_and_decays(monkeypatch):
     short = {"STEPS": 40, "SEEDS": 2, "HELD_OUT": 64, "LAYERS": 1, "text": data.embedded}
     for name, value in short.items():

@@ -6,6 +6,7 @@ import json
 
 import jax
 import numpy as np
+import pytest
 
 from examples.studies import attention_bias, logit_growth, mantissa_dial, study, table
 from examples.studies.attention_bias import has_sign, is_within
@@ -103,6 +104,7 @@ def test_a_loss_that_rises_or_is_not_finite_has_diverged():
     assert mantissa_dial.rises(curves).tolist() == [False, True, False, True, True]
 
 
+@pytest.mark.slow
 def test_its_model_is_the_dials_in_float32_and_sees_its_largest_score():
     params = mantissa_dial.init(jax.random.key(0), 7)
     tokens = np.random.default_rng(0).integers(7, size=(2, mantissa_dial.CONTEXT + 1))
@@ -113,6 +115,7 @@ def test_its_model_is_the_dials_in_float32_and_sees_its_largest_score():
     assert 0.1 < seen["logit"] < 100
 
 
+@pytest.mark.slow
 def test_the_last_point_of_the_logits_trains(monkeypatch):
     changed = {"STEPS": {"tiny": 20}, "SEEDS": 2, "RATES": (0.003, 0.1)}
     for name, value in changed.items():

@@ -102,6 +102,7 @@ def test_the_image_studies_train_as_the_example_does():
     assert run.measure()["train_error"] < 0.9
 
 
+@pytest.mark.slow
 def test_the_tiny_training_learns_and_fine_tunes(monkeypatch):
     monkeypatch.setattr(language, "STEPS", 40)
     config = language.tiny(learning_rate=6e-4, max_iters=50_000, weight_decay=0.1)

@@ -30,6 +30,7 @@ def module(name):
     return importlib.import_module(f"examples.studies.{name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_the_last_point_trains(name, monkeypatch):
     studied = module(name)
