@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import wdlab
+from tests.compilers import fuses_norms
 from tests.twins.metrics import angle, flat, mean_rate
 from wdlab import instruments
 from wdlab.rules import NO_BIAS_OR_NORM, Rule
@@ -175,6 +176,7 @@ def test_clip_rate_counts_in_a_scan():
     assert float(instruments.ClipCounts.zero().rate()) == 0.0
 
 
+@fuses_norms
 def test_measuring_a_step_makes_no_copy_of_the_parameters():
     """Nothing grows with the number of leaves.
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import wdlab
+from tests.compilers import fuses_norms
 from wdlab.instruments import monitor, readings
 from wdlab.rules import Rule
 
@@ -98,6 +99,7 @@ def test_balance_goes_to_1_where_the_loss_does_not_know_the_norm():
     assert rotation == pytest.approx((2 * 0.02) ** 0.5, rel=0.05)
 
 
+@fuses_norms
 def test_it_costs_less_than_a_hundredth_of_an_optimizer_step():
     """FLOPs and bytes as XLA counts them, of a look every hundredth step and of plain AdamW."""
     weights = {"w": jnp.zeros((256, 256))}

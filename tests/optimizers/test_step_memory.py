@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import wdlab
+from tests.compilers import fuses_norms
 from wdlab import groups, optimizers
 from wdlab.decay import hyperball, keep_initial_norm, penalties, variants
 from wdlab.optimizers import adams
@@ -107,6 +108,7 @@ def figures(tx, dtype=jnp.float32):
     return temporaries / size, compiled.cost_analysis()["bytes accessed"] / size
 
 
+@fuses_norms
 @pytest.mark.parametrize("name", STEPS)
 def test_temporaries_and_words(name):
     make, words, copies = (*STEPS[name], 0)[:3]

@@ -56,5 +56,4 @@ def _reduced(jaxpr: Any, results: list[Any], used: set[Any], arguments: list[Any
         eqns=[eqn for eqn in jaxpr.eqns if used.intersection(eqn.outvars)],
         invars=arguments,
         outvars=results,
-        debug_info=jaxpr.debug_info.with_unknown_names(),
     )
