@@ -198,3 +198,21 @@ def test_the_report_says_how_it_is_known():
     told = " ".join(str(report).split())
     assert "equals torch.AdamW(weight_decay=0.1) (proved from the traced program)" in told
     assert "the same steps: optax.adamw" in told
+
+
+def test_a_leaf_whose_optimizer_does_not_run_alone_is_told_from_one_near_nothing():
+    """One that asks for the shapes of its leaves: the leaf that is tried is made smaller."""
+
+    def update(updates, state, params):
+        jnp.dot(params["bias"], params["kernel"].T)
+        return optax.sgd(0.1).update(updates, state, params)
+
+    report = wdlab.doctor(
+        optax.GradientTransformation(optax.sgd(0.1).init, update), PARAMS, steps=10
+    )
+    for group in report.groups:
+        assert group.convention == ""
+        assert group.differs.startswith("TypeError: ")
+    told = " ".join(str(report).split())
+    assert "compared with no convention, since it does not run alone: TypeError: " in told
+    assert "near no convention" not in told

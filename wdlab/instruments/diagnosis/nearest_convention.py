@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from wdlab._core.names import first_line
 from wdlab.conventions import get
 from wdlab.instruments.diagnosis.examination import Examination, LeafFacts
 from wdlab.instruments.equivalence import Equivalence
@@ -78,12 +79,25 @@ def nearest_convention(run: Examination, leaf: LeafFacts) -> Match | None:
     return run.cache[key]
 
 
+def why_untried(run: Examination, leaf: LeafFacts) -> str:
+    """What the leaf's optimizer raises where it runs by itself: then it is compared with nothing.
+
+    >>> import optax
+    >>> from wdlab.instruments.diagnosis.examination import examine
+    >>> run = examine(optax.sgd(0.1), {"kernel": jax.ShapeDtypeStruct((2, 3), "float32")}, steps=9)
+    >>> nearest_convention(run, run.leaves[0]).name, why_untried(run, run.leaves[0])
+    ('torch.SGD', '')
+    """
+    return run.cache.get(("untried", leaf.kinds, len(leaf.shape)), "")
+
+
 def _nearest(run: Examination, leaf: LeafFacts) -> Match | None:
     place = [path for path, _ in leaves_with_paths(run.params)].index(leaf.path)
     calls = run.traced.calls if run.traced is not None else 1
     try:
         tried = try_leaf(run.tx, run.params, place, calls)
-    except Exception:  # noqa: BLE001  What the leaf's optimizer raises by itself.
+    except Exception as error:  # noqa: BLE001  What the leaf's optimizer raises by itself.
+        run.cache["untried", leaf.kinds, len(leaf.shape)] = first_line(error)
         return None
     facts = leaf.coupling, calls, run.busiest_step(leaf), leaf.steps.tobytes()
     key = (*map(_digest, (tried.wide.init, tried.wide.update, tried.program.update)), *facts)

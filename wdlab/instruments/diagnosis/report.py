@@ -12,7 +12,7 @@ from wdlab._core.names import first_few
 from wdlab._core.tables import print_table
 from wdlab.instruments.diagnosis.examination import Examination, LeafFacts, by_size
 from wdlab.instruments.diagnosis.finding import SEVERITIES, Finding
-from wdlab.instruments.diagnosis.nearest_convention import nearest_convention
+from wdlab.instruments.diagnosis.nearest_convention import nearest_convention, why_untried
 from wdlab.instruments.diagnosis.page import page
 from wdlab.instruments.rotation import predicted_rotation
 
@@ -31,7 +31,7 @@ class Group:
     coupling: str
     convention: str  # Of the registry, or the nearest; empty if unknown.
     known_by: str  # "proved", "tested on N steps"; empty where it is the nearest alone.
-    differs: str  # The term in which the nearest is another.
+    differs: str  # The term in which the nearest is another; why there is none, if that is known.
     same_steps: tuple[str, ...]  # Other conventions that take the same steps, as far as tested.
     learning_rate: float | None  # At its largest, as that convention counts it.
     weight_decay: float | None  # As torch.AdamW counts it: shrink / learning rate.
@@ -132,6 +132,10 @@ def _told(group: Group) -> str:
         return f"{leaves}: equals {group.convention} ({how}){also}"
     if group.convention:
         return f"{leaves}: nearest {group.convention}; what differs: {group.differs}"
+    if group.differs:
+        return (
+            f"{leaves}: compared with no convention, since it does not run alone: {group.differs}"
+        )
     return f"{leaves}: near no convention of the registry"
 
 
@@ -176,7 +180,7 @@ def _group(run: Examination, leaves: list[LeafFacts]) -> Group:
         coupling=leaf.coupling,
         convention=str(match) if match is not None else "",
         known_by=match.how if match is not None else "",
-        differs=match.term if match is not None else "",
+        differs=match.term if match is not None else why_untried(run, leaf),
         same_steps=match.same if match is not None else (),
         learning_rate=rate,
         weight_decay=strength,
