@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import wdlab
-from tests.compilers import fuses_norms
+from tests.compilers import after_norms
 from wdlab import groups, optimizers
 from wdlab.decay import hyperball, keep_initial_norm, penalties, variants
 from wdlab.optimizers import adams
@@ -98,6 +98,12 @@ STEPS = {
 }
 
 
+OF_NORMS = (
+    *("clip", "muon", "adafactor", "skip nonfinite", "hyperball", "keep initial norm"),
+    *("constrain norms", "soap", "shampoo"),
+)
+
+
 def figures(tx, dtype=jnp.float32):
     """Temporaries and traffic, as parts of the parameters' bytes; nothing is run."""
     params = {name: jax.ShapeDtypeStruct((256, 512), dtype) for name in "abcd"}
@@ -108,8 +114,7 @@ def figures(tx, dtype=jnp.float32):
     return temporaries / size, compiled.cost_analysis()["bytes accessed"] / size
 
 
-@fuses_norms
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", after_norms(STEPS, OF_NORMS))
 def test_temporaries_and_words(name):
     make, words, copies = (*STEPS[name], 0)[:3]
     found = figures(make())

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import wdlab
-from tests.compilers import fuses_norms
+from tests.compilers import after_norms
 from wdlab import optimizers
 
 LR = wdlab.schedules.warmup_cosine(0.05, warmup_steps=2, decay_steps=20)
@@ -39,8 +39,7 @@ def copies_of_params(compiled, size):
     return len(re.findall(rf"f32\[{size},{size}\]\S* copy\(", compiled.as_text()))
 
 
-@fuses_norms
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", after_norms(OPTIMIZERS, "clipped"))
 def test_no_copies_and_no_temporaries(name):
     params, tx = square(), OPTIMIZERS[name]()
     state = wdlab.init_opt_state(tx, params)
